@@ -1,0 +1,360 @@
+//! The typed client: the same calls over a connection or in memory, each with a deadline, failures told apart by what
+//! a caller can do about them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+use crate::limits::{BATCH_GET_KEYS_MAX, GRPC_MESSAGE_BYTES_MAX};
+use crate::v1;
+use crate::v1::admin_service_client::AdminServiceClient;
+use crate::v1::kv_service_client::KvServiceClient;
+use crate::v1::queue_service_client::QueueServiceClient;
+
+/// Deadline of every call but a waiting `receive`, which gets its wait on top.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// An idle connection is probed this often, so that a dead peer is noticed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A probe not answered for this long closes the connection.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+
+/// Why a call to the storage service failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The service's address is not a URL.
+    #[error("storage address {address:?} is not a URL")]
+    Address {
+        /// As given.
+        address: String,
+        /// What the parser said.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The service cannot be reached, is draining, overloaded or out of space. Try again later; whether the call took
+    /// effect is not known.
+    #[error("storage is unavailable")]
+    Unavailable(#[source] Box<Status>),
+    /// The call's deadline passed. Whether it took effect is not known.
+    #[error("storage did not answer in time")]
+    Timeout,
+    /// The service refused the request: a fault of ours, to be mended in code.
+    #[error("storage refused the request")]
+    Refused(#[source] Box<Status>),
+    /// The service answered something that the contract does not allow.
+    #[error("storage broke its contract: {0}")]
+    Contract(&'static str),
+}
+
+impl ClientError {
+    /// Whether the same call can succeed later without a change.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Timeout)
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            // Unknown and Internal are what a connection that breaks under a call looks like.
+            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Unknown | Code::Internal => {
+                Self::Unavailable(Box::new(status))
+            }
+            Code::DeadlineExceeded | Code::Cancelled => Self::Timeout,
+            _ => Self::Refused(Box::new(status)),
+        }
+    }
+}
+
+/// Whether a read carries content or only revisions and metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// With the values.
+    Included,
+    /// Without.
+    Omitted,
+}
+
+/// What several keys held.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// One for each key asked for, in order.
+    pub entries: Vec<Option<v1::Entry>>,
+    /// The store's revision when the first of them was read.
+    pub store_revision: u64,
+}
+
+/// A handle on the storage service; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct StorageClient {
+    kv: KvServiceClient<Transport>,
+    queue: QueueServiceClient<Transport>,
+    admin: AdminServiceClient<Transport>,
+}
+
+impl StorageClient {
+    /// A client of the service at `address` (`http://host:port`). Connects at the first call and again whenever the
+    /// connection is lost.
+    pub fn connect_lazy(address: &str) -> Result<Self, ClientError> {
+        let endpoint = Endpoint::from_shared(address.to_owned())
+            .map_err(|source| ClientError::Address {
+                address: address.to_owned(),
+                source,
+            })?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .http2_adaptive_window(true)
+            .tcp_nodelay(true);
+        Ok(Self::over(BoxCloneSyncService::new(
+            endpoint.connect_lazy().map_err(Into::into),
+        )))
+    }
+
+    /// A client of services in this process: calls are passed in memory.
+    #[must_use]
+    pub fn in_process(routes: Routes) -> Self {
+        Self::over(BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_err(
+            routes.prepare(),
+            |never: std::convert::Infallible| match never {},
+        )))
+    }
+
+    fn over(transport: Transport) -> Self {
+        Self {
+            kv: KvServiceClient::new(transport.clone())
+                .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX),
+            queue: QueueServiceClient::new(transport.clone())
+                .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX),
+            admin: AdminServiceClient::new(transport),
+        }
+    }
+
+    /// Reads one key.
+    pub async fn get(&self, namespace: &str, key: &str) -> Result<Option<v1::Entry>, ClientError> {
+        let message = v1::GetRequest {
+            namespace: namespace.to_owned(),
+            key: key.to_owned(),
+            ..Default::default()
+        };
+        let mut kv = self.kv.clone();
+        Ok(
+            within(CALL_TIMEOUT, message, |request| async move { kv.get(request).await })
+                .await?
+                .entry,
+        )
+    }
+
+    /// Reads up to [`BATCH_GET_KEYS_MAX`] keys, from one snapshot as long as one answer holds them. When the values are
+    /// too many bytes for that the rest is read a moment later: an entry whose revision is above the snapshot's
+    /// `store_revision` has changed since.
+    pub async fn batch_get(&self, keys: &[v1::KeyRef], content: Content) -> Result<Snapshot, ClientError> {
+        debug_assert!(keys.len() <= BATCH_GET_KEYS_MAX, "the caller bounds its batches");
+        if keys.is_empty() {
+            return Err(ClientError::Contract("a batch has a key"));
+        }
+        let mut snapshot = self.batch_get_part(keys, content).await?;
+        while snapshot.entries.len() < keys.len() {
+            let part = self.batch_get_part(&keys[snapshot.entries.len()..], content).await?;
+            snapshot.entries.extend(part.entries);
+        }
+        Ok(snapshot)
+    }
+
+    async fn batch_get_part(&self, keys: &[v1::KeyRef], content: Content) -> Result<Snapshot, ClientError> {
+        let message = v1::BatchGetRequest {
+            keys: keys.to_vec(),
+            omit_values: content == Content::Omitted,
+            as_bytes: false,
+        };
+        let mut kv = self.kv.clone();
+        let answer = within(
+            CALL_TIMEOUT,
+            message,
+            |request| async move { kv.batch_get(request).await },
+        )
+        .await?;
+        if answer.items.is_empty() || answer.items.len() > keys.len() {
+            return Err(ClientError::Contract(
+                "a batch answers at least one and at most all of its keys",
+            ));
+        }
+        Ok(Snapshot {
+            entries: answer.items.into_iter().map(|item| item.entry).collect(),
+            store_revision: answer.store_revision,
+        })
+    }
+
+    /// One page of a prefix or range.
+    pub async fn scan(&self, message: v1::ScanRequest) -> Result<v1::ScanResponse, ClientError> {
+        let mut kv = self.kv.clone();
+        within(CALL_TIMEOUT, message, |request| async move { kv.scan(request).await }).await
+    }
+
+    /// All or nothing; a conflict is an answer.
+    pub async fn commit(&self, message: v1::CommitRequest) -> Result<v1::commit_response::Outcome, ClientError> {
+        let mut kv = self.kv.clone();
+        within(CALL_TIMEOUT, message, |request| async move { kv.commit(request).await })
+            .await?
+            .outcome
+            .ok_or(ClientError::Contract("a commit has an outcome"))
+    }
+
+    /// Leases messages, waiting up to the request's `wait`.
+    pub async fn receive(&self, message: v1::ReceiveRequest) -> Result<Vec<v1::Delivery>, ClientError> {
+        let wait = message
+            .wait
+            .and_then(|wait| Duration::try_from(wait).ok())
+            .unwrap_or_default();
+        let mut queue = self.queue.clone();
+        Ok(within(wait + CALL_TIMEOUT, message, |request| async move {
+            queue.receive(request).await
+        })
+        .await?
+        .deliveries)
+    }
+
+    /// Settles leased messages; one result for each.
+    pub async fn settle(&self, settlements: Vec<v1::Settlement>) -> Result<Vec<v1::SettlementResult>, ClientError> {
+        let message = v1::SettleRequest { settlements };
+        let mut queue = self.queue.clone();
+        Ok(within(
+            CALL_TIMEOUT,
+            message,
+            |request| async move { queue.settle(request).await },
+        )
+        .await?
+        .results)
+    }
+
+    /// Figures of a queue; none if nobody has used it yet.
+    pub async fn queue_stats(&self, queue_name: &str) -> Result<Option<v1::QueueStats>, ClientError> {
+        let message = v1::GetQueueStatsRequest {
+            queue: queue_name.to_owned(),
+        };
+        let mut queue = self.queue.clone();
+        match within(CALL_TIMEOUT, message, |request| async move {
+            queue.get_queue_stats(request).await
+        })
+        .await
+        {
+            Ok(answer) => Ok(answer.stats),
+            Err(ClientError::Refused(status)) if status.code() == Code::NotFound => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Versions, limits and identity of the store.
+    pub async fn server_info(&self) -> Result<v1::GetServerInfoResponse, ClientError> {
+        let mut admin = self.admin.clone();
+        let message = v1::GetServerInfoRequest {};
+        within(CALL_TIMEOUT, message, |request| async move {
+            admin.get_server_info(request).await
+        })
+        .await
+    }
+}
+
+/// Sends the deadline along, and keeps it here too: a peer that never answers cannot hold a caller.
+async fn within<M, A, F>(timeout: Duration, message: M, call: impl FnOnce(Request<M>) -> F) -> Result<A, ClientError>
+where
+    F: Future<Output = Result<tonic::Response<A>, Status>>,
+{
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    match tokio::time::timeout(timeout, call(request)).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(ClientError::Timeout),
+    }
+}
+
+impl v1::Entry {
+    /// The value, if it was written as text.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match &self.content {
+            Some(v1::entry::Content::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The value's bytes, whatever kind was written; none if it was left out.
+    #[must_use]
+    pub fn into_bytes(self) -> Option<Bytes> {
+        match self.content? {
+            v1::entry::Content::Text(text) => Some(Bytes::from(text)),
+            v1::entry::Content::Value(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl v1::Mutation {
+    /// Writes text.
+    #[must_use]
+    pub fn put_text(namespace: &str, key: &str, text: String, metadata: HashMap<String, String>) -> Self {
+        Self::put(namespace, key, text, metadata, None)
+    }
+
+    /// Writes text that is gone after `ttl`.
+    #[must_use]
+    pub fn put_text_for(
+        namespace: &str,
+        key: &str,
+        text: String,
+        metadata: HashMap<String, String>,
+        ttl: prost_types::Duration,
+    ) -> Self {
+        Self::put(
+            namespace,
+            key,
+            text,
+            metadata,
+            Some(v1::mutation::put::Expiry::Ttl(ttl)),
+        )
+    }
+
+    fn put(
+        namespace: &str,
+        key: &str,
+        text: String,
+        metadata: HashMap<String, String>,
+        expiry: Option<v1::mutation::put::Expiry>,
+    ) -> Self {
+        let put = v1::mutation::Put {
+            content: Some(v1::mutation::put::Content::Text(text)),
+            expiry,
+            metadata,
+        };
+        Self {
+            namespace: namespace.to_owned(),
+            key: key.to_owned(),
+            op: Some(v1::mutation::Op::Put(put)),
+        }
+    }
+
+    /// Deletes a key.
+    #[must_use]
+    pub fn delete(namespace: &str, key: &str) -> Self {
+        let op = v1::mutation::Op::Delete(v1::mutation::Delete {});
+        Self {
+            namespace: namespace.to_owned(),
+            key: key.to_owned(),
+            op: Some(op),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Sizes, counts and times that both ends of the contract enforce; `GetServerInfo` answers them.
+
+use std::time::Duration;
+
+/// Longest namespace name, in characters of `[a-z0-9_.-]`.
+pub const NAMESPACE_CHARS_MAX: usize = 64;
+/// Most namespaces in a store.
+pub const NAMESPACES_MAX: usize = 1_000;
+/// Longest key, in bytes of UTF-8.
+pub const KEY_BYTES_MAX: usize = 512;
+/// Largest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest metadata of an entry, keys and values added up, in bytes.
+pub const METADATA_BYTES_MAX: usize = 1024;
+/// Longest time to live of an entry.
+pub const TTL_MAX: Duration = Duration::from_hours(10 * 366 * 24);
+/// Longest `request_id`, in characters.
+pub const REQUEST_ID_CHARS_MAX: usize = 128;
+/// How long an effective commit is remembered by its `request_id`.
+pub const REQUEST_ID_KEPT: Duration = Duration::from_mins(10);
+
+/// Most mutations in a commit.
+pub const COMMIT_MUTATIONS_MAX: usize = 20_000;
+/// Largest commit: keys, values, metadata and message bodies added up, in bytes.
+pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most checks in a commit.
+pub const COMMIT_CHECKS_MAX: usize = 1_024;
+/// Most messages enqueued by a commit or an `Enqueue`.
+pub const COMMIT_ENQUEUES_MAX: usize = 100;
+/// Most settlements in a commit or a `Settle`.
+pub const COMMIT_SETTLEMENTS_MAX: usize = 100;
+
+/// Most keys in a `BatchGet`.
+pub const BATCH_GET_KEYS_MAX: usize = 2_048;
+/// A `BatchGet` answer ends after the item that reaches this many bytes.
+pub const BATCH_GET_BYTES: usize = 16 * 1024 * 1024;
+/// Rows in a page of `Scan` when none are asked for.
+pub const SCAN_ROWS_DEFAULT: usize = 100;
+/// Most rows in a page of `Scan`.
+pub const SCAN_ROWS_MAX: usize = 1_000;
+/// A page of `Scan` ends after the row that reaches this many bytes.
+pub const SCAN_BYTES: usize = 1024 * 1024;
+
+/// Longest queue name, in characters of `[a-z0-9._-]`.
+pub const QUEUE_NAME_CHARS_MAX: usize = 64;
+/// Most queues in a store.
+pub const QUEUES_MAX: usize = 1_000;
+/// Largest message body, in bytes.
+pub const MESSAGE_BODY_BYTES_MAX: usize = 256 * 1024;
+/// Largest attributes of a message, keys and values added up, in bytes.
+pub const MESSAGE_ATTRIBUTES_BYTES_MAX: usize = 1024;
+/// Longest delay of a new message.
+pub const MESSAGE_DELAY_MAX: Duration = Duration::from_hours(30 * 24);
+/// Most messages in a `Receive`.
+pub const RECEIVE_MESSAGES_MAX: usize = 100;
+/// Longest wait of a `Receive`.
+pub const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Shortest lease.
+pub const LEASE_MIN: Duration = Duration::from_millis(100);
+/// Longest lease, and longest delay of a nack.
+pub const LEASE_MAX: Duration = Duration::from_hours(12);
+/// Kept of a nack's error or a burial's reason, in bytes.
+pub const ERROR_TEXT_BYTES_MAX: usize = 1024;
+
+/// Largest gRPC message that both ends accept: a full commit or a full value with its envelope.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 36 * 1024 * 1024;

@@ -1,0 +1,2 @@
+//! storage-svc
+fn main() {}

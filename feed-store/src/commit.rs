@@ -1,0 +1,100 @@
+//! Turns the domain's commits into the contract's, and its answers back.
+
+use feed::commit::{Change, Commit, Expect};
+use feed::keys::Key;
+use prost_types::Duration;
+use proto::limits::{COMMIT_BYTES_MAX, COMMIT_CHECKS_MAX, COMMIT_MUTATIONS_MAX};
+use proto::v1;
+use proto::v1::commit_response::Outcome as Answer;
+
+use crate::{FeedStore, FeedStoreError, WRITE_QUEUE};
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of it happened.
+    Committed {
+        /// The revision that its entries carry.
+        revision: u64,
+    },
+    /// None of it happened: something it was judged on has changed since.
+    Conflict {
+        /// The keys (or prefixes) whose checks failed.
+        failed: Vec<Key>,
+        /// The message it settles is somebody else's now, or nobody's.
+        lease_lost: bool,
+    },
+}
+
+impl FeedStore {
+    /// Commits, all or nothing, settling leased messages in the same transaction.
+    pub async fn commit(&self, commit: Commit, settlements: Vec<v1::Settlement>) -> Result<Outcome, FeedStoreError> {
+        let keys: Vec<Key> = commit.checks.iter().map(|check| check.key.clone()).collect();
+        let request = request(commit, settlements)?;
+        match self.client.commit(request).await? {
+            Answer::Committed(committed) => Ok(Outcome::Committed { revision: committed.revision }),
+            Answer::Conflict(conflict) => {
+                let index = |index: &u32| usize::try_from(*index).ok();
+                let failed = conflict.failed_checks.iter().filter_map(|check| keys.get(index(check)?).cloned());
+                Ok(Outcome::Conflict {
+                    failed: failed.collect(),
+                    lease_lost: !conflict.failed_settlements.is_empty(),
+                })
+            }
+        }
+    }
+}
+
+fn request(commit: Commit, settlements: Vec<v1::Settlement>) -> Result<v1::CommitRequest, FeedStoreError> {
+    let Commit { checks, changes, message } = commit;
+    let bytes: usize = changes.iter().map(|(key, change)| key.key.len() + change_bytes(change)).sum();
+    if bytes > COMMIT_BYTES_MAX || changes.len() > COMMIT_MUTATIONS_MAX || checks.len() > COMMIT_CHECKS_MAX {
+        return Err(FeedStoreError::TooLarge);
+    }
+    let checks = checks.into_iter().map(|check| v1::Check {
+        namespace: check.key.namespace.to_owned(),
+        key: check.key.key,
+        expect: Some(match check.expect {
+            Expect::Revision(revision) => v1::check::Expect::Revision(revision),
+            Expect::PrefixUnchangedSince(revision) => v1::check::Expect::PrefixUnchangedSince(revision),
+        }),
+    });
+    let enqueues = message.into_iter().map(|text| v1::NewMessage {
+        queue: WRITE_QUEUE.to_owned(),
+        content: Some(v1::new_message::Content::Text(text)),
+        ..Default::default()
+    });
+    Ok(v1::CommitRequest {
+        checks: checks.collect(),
+        mutations: changes.into_iter().map(mutation).collect(),
+        enqueues: enqueues.collect(),
+        settlements,
+        request_id: String::new(),
+    })
+}
+
+fn change_bytes(change: &Change) -> usize {
+    match change {
+        Change::Put { text, metadata, .. } => {
+            text.len() + metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+        }
+        Change::Delete => 0,
+    }
+}
+
+fn mutation((key, change): (Key, Change)) -> v1::Mutation {
+    match change {
+        Change::Delete => v1::Mutation::delete(key.namespace, &key.key),
+        Change::Put { text, metadata, ttl_ms } => {
+            let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            match ttl_ms {
+                None => v1::Mutation::put_text(key.namespace, &key.key, text, metadata),
+                Some(ms) => {
+                    let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or_default();
+                    let ttl = Duration { seconds: ms.div_euclid(1000), nanos };
+                    v1::Mutation::put_text_for(key.namespace, &key.key, text, metadata, ttl)
+                }
+            }
+        }
+    }
+}

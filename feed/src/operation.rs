@@ -1,0 +1,82 @@
+//! Records of queued writes, and the messages that name them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::DocumentKey;
+use crate::state::{Malformed, OperationId};
+
+/// A record is kept this long after it was written last: 7 days, in ms. An operation that waits longer than that is
+/// still applied; its record is then written anew.
+pub const OPERATION_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+/// How far a queued write has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperationState {
+    /// Accepted: it will be applied, unless a newer write replaces it.
+    Accepted,
+    /// At least one of its documents was applied.
+    Applied,
+    /// All of its documents had been replaced by newer accepted versions, which were based on them.
+    Superseded,
+    /// Could not be applied; `reason` says why.
+    Failed,
+}
+
+/// What became of a queued write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationRecord {
+    /// The operation.
+    pub id: OperationId,
+    /// How far it has come.
+    pub state: OperationState,
+    /// Path of the document that was written.
+    pub resource: String,
+    /// When it was accepted, as ISO 8601 in UTC.
+    pub accepted_at: String,
+    /// When it ended; absent while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl OperationRecord {
+    /// As stored and as answered.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a record of strings is JSON")
+    }
+
+    /// Reads a stored record.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        serde_json::from_str(text).map_err(|_| Malformed("operation record"))
+    }
+}
+
+/// A message of the write queue: which operation, and the documents it has a version of. The versions themselves wait
+/// in storage, so that what is delivered late or twice can never bring an old one back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationMessage {
+    /// The operation.
+    pub operation: OperationId,
+    /// When it was accepted, as ISO 8601 in UTC.
+    pub accepted_at: String,
+    /// Its documents, the one written first, then those of its cascade.
+    pub documents: Vec<DocumentKey>,
+}
+
+impl OperationMessage {
+    /// As sent.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("a message of strings is JSON")
+    }
+
+    /// Reads a message.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        serde_json::from_str(text).map_err(|_| Malformed("operation message"))
+    }
+}

@@ -178,7 +178,6 @@ pub fn commit_queued(
     write: &Write,
     state: &State,
     operation: OperationId,
-    resource: String,
     now_ms: i64,
 ) -> Commit {
     let mut commit = acceptance(versions, write, state);
@@ -204,18 +203,14 @@ pub fn commit_queued(
             }
         }
     }
-    let accepted_at = time::to_iso(now_ms);
-    let record = OperationRecord {
-        id: operation,
-        state: OperationState::Accepted,
-        resource,
-        accepted_at: accepted_at.clone(),
-        finished_at: None,
-        reason: None,
+    let message = OperationMessage {
+        operation,
+        accepted_at: time::to_text(now_ms),
+        documents: versions.iter().map(Version::key).collect(),
     };
+    let record = OperationRecord::new(&message, OperationState::Accepted);
     commit.put_for(keys::operation(operation), record.to_text(), OPERATION_KEPT_MS);
-    let documents = versions.iter().map(Version::key).collect();
-    commit.message = Some(OperationMessage { operation, accepted_at, documents }.to_text());
+    commit.message = Some(message.to_text());
     commit
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::DocumentKey;
+use crate::id::{DocumentKey, Kind};
 use crate::state::{Malformed, OperationId};
 
 /// A record is kept this long after it was written last: 7 days, in ms. An operation that waits longer than that is
@@ -44,6 +44,19 @@ pub struct OperationRecord {
 }
 
 impl OperationRecord {
+    /// The record of the operation that a message names.
+    #[must_use]
+    pub fn new(message: &OperationMessage, state: OperationState) -> Self {
+        Self {
+            id: message.operation,
+            state,
+            resource: message.documents.first().map(|key| resource_path(*key)).unwrap_or_default(),
+            accepted_at: message.accepted_at.clone(),
+            finished_at: None,
+            reason: None,
+        }
+    }
+
     /// As stored and as answered.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -65,6 +78,7 @@ pub struct OperationMessage {
     /// When it was accepted, as ISO 8601 in UTC.
     pub accepted_at: String,
     /// Its documents, the one written first, then those of its cascade.
+    #[serde(with = "document_keys")]
     pub documents: Vec<DocumentKey>,
 }
 
@@ -78,5 +92,42 @@ impl OperationMessage {
     /// Reads a message.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         serde_json::from_str(text).map_err(|_| Malformed("operation message"))
+    }
+}
+
+/// Where the REST API serves a document.
+#[must_use]
+pub fn resource_path(document: DocumentKey) -> String {
+    match document.kind {
+        Kind::Playlist => format!("/api/v1/playlists/{}", document.id),
+        Kind::Channel => format!("/api/v1/channels/{}", document.id),
+    }
+}
+
+/// Where the REST API serves the record of an operation.
+#[must_use]
+pub fn operation_path(operation: OperationId) -> String {
+    format!("/api/v1/operations/{operation}")
+}
+
+/// Documents as `<kind>/<uuid>`.
+mod document_keys {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::id::DocumentKey;
+
+    pub(super) fn serialize<S: Serializer>(keys: &[DocumentKey], serializer: S) -> Result<S::Ok, S::Error> {
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DocumentKey>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| parse(text).ok_or_else(|| D::Error::custom("a document is <kind>/<uuid>"))).collect()
+    }
+
+    fn parse(text: &str) -> Option<DocumentKey> {
+        let (kind, id) = text.split_once('/')?;
+        Some(DocumentKey { kind: kind.parse().ok()?, id: id.parse().ok()? })
     }
 }

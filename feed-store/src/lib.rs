@@ -28,12 +28,13 @@ pub enum FeedStoreError {
     #[error("storage failed")]
     Storage(#[from] ClientError),
     /// A stored record is not what the feed writes: made by a newer version or by hand.
-    #[error("stored record {key} is malformed: {fault}")]
+    #[error("stored record {key} is malformed")]
     Malformed {
         /// Namespace and key.
         key: String,
         /// What is wrong with it.
-        fault: String,
+        #[source]
+        fault: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The commit is larger than the storage service takes. Nothing was written.
     #[error("the write is too large for one commit")]

@@ -1,15 +1,12 @@
 //! Reads documents, applied and pending, and what guards a write.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Display;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-use feed::accept::{CHANGE_DELETE, CHANGE_PUT, META_CHANGE, META_OPERATION, META_SLUG};
-use feed::apply::{META_CREATED, META_ORIGIN};
-use feed::document::Document;
 use feed::id::{DocumentId, DocumentKey, Kind, Slug};
 use feed::keys::{self, Key};
-use feed::state::{Content, DocumentState, Pending, PlaylistRef, Refs, Version};
+use feed::record::{Record, accepted_playlist, document_keys, document_state};
+use feed::state::{DocumentState, PlaylistRef};
 use proto::client::Content as Values;
 use proto::limits::{BATCH_GET_KEYS_MAX, SCAN_ROWS_MAX};
 use proto::v1;
@@ -31,30 +28,12 @@ impl FeedStore {
         &self,
         documents: &[DocumentKey],
     ) -> Result<BTreeMap<DocumentKey, DocumentState>, FeedStoreError> {
-        let mut wanted = Vec::new();
-        for key in documents {
-            wanted.push(keys::document(*key));
-            wanted.push(keys::pending(*key));
-            if key.kind == Kind::Channel {
-                wanted.push(keys::refs(key.id));
-                wanted.push(keys::pending_refs(key.id));
-            }
-        }
+        let wanted: Vec<_> = documents.iter().flat_map(|key| document_keys(*key)).collect();
         let mut entries = self.entries(&wanted, Values::Included).await?.into_iter();
-        let mut next = || entries.next().flatten();
         let mut states = BTreeMap::new();
         for key in documents {
-            let (applied, pending) = (next(), next());
-            let (refs, pending_refs) = match key.kind {
-                Kind::Channel => (next(), next()),
-                Kind::Playlist => (None, None),
-            };
-            let state = DocumentState {
-                applied_revision: revision(applied.as_ref()),
-                pending_revision: revision(pending.as_ref()),
-                applied: applied.map(|entry| content(key.kind, &entry, refs.as_ref())).transpose()?,
-                pending: pending.map(|entry| read_pending(*key, &entry, pending_refs.as_ref())).transpose()?,
-            };
+            let records = std::array::from_fn(|_| entries.next().flatten().map(record));
+            let state = document_state(*key, records).map_err(|fault| malformed(&keys::document(*key), fault))?;
             states.insert(*key, state);
         }
         Ok(states)
@@ -64,7 +43,7 @@ impl FeedStore {
     pub async fn id_of_slug(&self, kind: Kind, slug: &Slug) -> Result<Option<DocumentId>, FeedStoreError> {
         let key = keys::slug(kind, slug);
         let entry = self.client.get(key.namespace, &key.key).await?;
-        entry.map(|entry| parse(&entry, entry.text().unwrap_or_default(), "id")).transpose()
+        entry.map(|entry| parse(&key, entry.text().unwrap_or_default())).transpose()
     }
 
     /// The ids that playlist slugs stand for; those that stand for nothing are left out.
@@ -74,8 +53,8 @@ impl FeedStore {
     ) -> Result<BTreeMap<Slug, DocumentId>, FeedStoreError> {
         let wanted: Vec<_> = slugs.iter().map(|slug| keys::slug(Kind::Playlist, slug)).collect();
         let entries = self.entries(&wanted, Values::Included).await?;
-        let found = slugs.iter().zip(entries).filter_map(|(slug, entry)| Some((slug, entry?)));
-        found.map(|(slug, entry)| Ok((slug.clone(), parse(&entry, entry.text().unwrap_or_default(), "id")?))).collect()
+        let found = slugs.iter().zip(&wanted).zip(entries).filter_map(|(name, entry)| Some((name, entry?)));
+        found.map(|((slug, key), entry)| Ok((slug.clone(), parse(key, entry.text().unwrap_or_default())?))).collect()
     }
 
     /// Which of the playlists exist in the accepted state, with their times of creation; and the revision of the key
@@ -92,18 +71,13 @@ impl FeedStore {
         }
         let mut entries = self.entries(&wanted, Values::Omitted).await?.into_iter();
         let mut next = || entries.next().flatten();
-        let deleted_revision = revision(next().as_ref());
+        let deleted_revision = next().map_or(0, |entry| entry.revision);
         let mut found = BTreeMap::new();
         for id in ids {
-            let (applied, pending) = (next(), next());
-            let accepted = match &pending {
-                Some(entry) if meta(entry, META_CHANGE)? == CHANGE_DELETE => None,
-                Some(_) => pending,
-                None => applied,
-            };
-            if let Some(entry) = accepted {
-                found.insert(*id, PlaylistRef { id: *id, created_ms: optional_meta(&entry, META_CREATED)? });
-            }
+            let (applied, pending) = (next().map(record), next().map(record));
+            let accepted = accepted_playlist(*id, applied, pending);
+            let accepted = accepted.map_err(|fault| malformed(&keys::document(DocumentKey { kind: Kind::Playlist, id: *id }), fault))?;
+            found.extend(accepted.map(|reference| (*id, reference)));
         }
         Ok((found, deleted_revision))
     }
@@ -129,7 +103,7 @@ impl FeedStore {
             }
             for entry in page.rows.into_iter().filter_map(|row| row.entry) {
                 let channel = entry.key.strip_prefix(&prefix.key).unwrap_or_default();
-                links.channels.push(parse(&entry, channel, "link")?);
+                links.channels.push(parse(&prefix, channel)?);
             }
             page_token = page.next_page_token;
             if page_token.is_empty() || links.channels.len() >= limit {
@@ -186,50 +160,22 @@ fn prefix_selector(prefix: &Key) -> v1::Selector {
     }
 }
 
-fn revision(entry: Option<&v1::Entry>) -> u64 {
-    entry.map_or(0, |entry| entry.revision)
-}
-
-fn content(kind: Kind, entry: &v1::Entry, refs: Option<&v1::Entry>) -> Result<Content, FeedStoreError> {
-    let text = entry.text().ok_or_else(|| malformed(entry, "it is not text"))?;
-    let document = Document::parse(kind, text.to_owned()).map_err(|error| malformed(entry, error))?;
-    let refs = match refs {
-        Some(refs) => parse(refs, refs.text().unwrap_or_default(), "references")?,
-        None => Refs::default(),
+fn record(entry: v1::Entry) -> Record {
+    let text = match entry.content {
+        Some(v1::entry::Content::Text(text)) => text,
+        // What was left out, or is not ours: reads as empty, and is then malformed where a text is needed.
+        _ => String::new(),
     };
-    if refs.0.len() != document.playlists.len() {
-        return Err(malformed(entry, "its references are not one per URL"));
-    }
-    Ok(Content { document, refs, origin: parse(entry, meta(entry, META_ORIGIN)?, META_ORIGIN)? })
+    Record { text, metadata: entry.metadata, revision: entry.revision }
 }
 
-fn read_pending(
-    key: DocumentKey,
-    entry: &v1::Entry,
-    refs: Option<&v1::Entry>,
-) -> Result<Pending, FeedStoreError> {
-    let operation = parse(entry, meta(entry, META_OPERATION)?, META_OPERATION)?;
-    let version = match meta(entry, META_CHANGE)? {
-        CHANGE_PUT => Version::Put(content(key.kind, entry, refs)?),
-        CHANGE_DELETE => Version::Delete { key, slug: parse(entry, meta(entry, META_SLUG)?, META_SLUG)? },
-        _ => return Err(malformed(entry, "its change is neither put nor delete")),
-    };
-    Ok(Pending { operation, version })
+fn parse<T>(key: &Key, text: &str) -> Result<T, FeedStoreError>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    text.parse().map_err(|fault| malformed(key, fault))
 }
 
-fn meta<'a>(entry: &'a v1::Entry, name: &str) -> Result<&'a str, FeedStoreError> {
-    let metadata: &HashMap<String, String> = &entry.metadata;
-    metadata.get(name).map(String::as_str).ok_or_else(|| malformed(entry, format!("metadata {name} is missing")))
-}
-
-fn optional_meta<T: FromStr>(entry: &v1::Entry, name: &str) -> Result<Option<T>, FeedStoreError> {
-    entry.metadata.get(name).map(|text| parse(entry, text, name)).transpose()
-}
-
-fn parse<T: FromStr>(entry: &v1::Entry, text: &str, what: &str) -> Result<T, FeedStoreError> {
-    text.parse().map_err(|_| malformed(entry, format!("{what} {text:?} does not parse")))
-}
-
-fn malformed(entry: &v1::Entry, fault: impl Display) -> FeedStoreError {
-    FeedStoreError::Malformed { key: format!("{}/{}", entry.namespace, entry.key), fault: fault.to_string() }
+fn malformed(key: &Key, fault: impl std::error::Error + Send + Sync + 'static) -> FeedStoreError {
+    FeedStoreError::Malformed { key: format!("{}/{}", key.namespace, key.key), fault: Box::new(fault) }
 }

@@ -14,8 +14,7 @@ pub const UNSIGNED_MEMBERS: [&str; 2] = ["signature", "signatures"];
 /// The RFC does not ask for the line feed; every DP-1 implementation signs with it.
 #[must_use]
 pub fn canonical_bytes(document: &Value) -> Vec<u8> {
-    let mut bytes =
-        serde_json_canonicalizer::to_vec(&Unsigned(document)).expect("a parsed value has a canonical form");
+    let mut bytes = serde_json_canonicalizer::to_vec(&Unsigned(document)).expect("a parsed value has a canonical form");
     bytes.push(b'\n');
     bytes
 }

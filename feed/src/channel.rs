@@ -41,7 +41,7 @@ impl ChannelDraft {
     pub fn create(&self, id: DocumentId, slug: Slug, stamp: &mut Stamp<'_>) -> Result<Document, WriteError> {
         let mut members = self.members.clone();
         members.insert("id".to_owned(), id.to_string().into());
-        members.insert("slug".to_owned(), slug.to_string().into());
+        members.insert("slug".to_owned(), String::from(slug).into());
         members.insert("created".to_owned(), time::to_text(stamp.now_ms).into());
         Document::signed(Kind::Channel, ordered(members, &ORDER_CREATED), None, stamp)
     }
@@ -61,7 +61,12 @@ impl ChannelPatch {
         let previous = old.members()?;
         let mut members = previous.clone();
         self.changes.apply(&mut members);
-        let new = Document::signed(Kind::Channel, ordered(members, &ORDER_REWRITTEN), Some(&previous), stamp)?;
+        let new = Document::signed(
+            Kind::Channel,
+            ordered(members, &ORDER_REWRITTEN),
+            Some(&previous),
+            stamp,
+        )?;
         unchanged_or(new, old, &previous)
     }
 }
@@ -69,11 +74,7 @@ impl ChannelPatch {
 impl Document {
     /// A channel without the URLs at the positions that go, which may be all of them, signed anew. Everything else stays
     /// as and where it is.
-    pub fn without_playlists(
-        &self,
-        goes: &dyn Fn(usize) -> bool,
-        stamp: &mut Stamp<'_>,
-    ) -> Result<Self, WriteError> {
+    pub fn without_playlists(&self, goes: &dyn Fn(usize) -> bool, stamp: &mut Stamp<'_>) -> Result<Self, WriteError> {
         let previous = self.members()?;
         let mut members = previous.clone();
         let playlists = members.get_mut("playlists").and_then(Value::as_array_mut);

@@ -96,7 +96,10 @@ impl Document {
     /// Kind and id.
     #[must_use]
     pub const fn key(&self) -> DocumentKey {
-        DocumentKey { kind: self.kind, id: self.id }
+        DocumentKey {
+            kind: self.kind,
+            id: self.id,
+        }
     }
 
     /// Its members, in order.
@@ -118,7 +121,9 @@ impl Document {
         if text.len() > DOCUMENT_BYTES_MAX {
             return Err(WriteError::TooLarge { bytes: text.len() });
         }
-        let Value::Object(members) = value else { unreachable!("made an object above") };
+        let Value::Object(members) = value else {
+            unreachable!("made an object above")
+        };
         Ok(Self::read(kind, &members, text)?)
     }
 
@@ -190,7 +195,10 @@ fn read_items(object: &Object) -> Result<Vec<ItemEntry>, DocumentError> {
     let entry = |(position, item): (usize, &Value)| {
         let id = item.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok());
         let id = id.ok_or_else(|| DocumentError::Member(format!("items.{position}.id")))?;
-        Ok(ItemEntry { id, created_ms: item.as_object().and_then(created_ms) })
+        Ok(ItemEntry {
+            id,
+            created_ms: item.as_object().and_then(created_ms),
+        })
     };
     elements(object, "items")?.iter().enumerate().map(entry).collect()
 }

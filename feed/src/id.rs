@@ -158,7 +158,17 @@ impl FromStr for Slug {
 
     fn from_str(text: &str) -> Result<Self, IdError> {
         let well_formed = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        if well_formed { Ok(Self(text.to_owned())) } else { Err(IdError::Slug) }
+        if well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(IdError::Slug)
+        }
+    }
+}
+
+impl From<Slug> for String {
+    fn from(slug: Slug) -> Self {
+        slug.0
     }
 }
 

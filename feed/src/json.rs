@@ -7,8 +7,8 @@
 use std::fmt;
 use std::io;
 
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::Serialize as _;
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::map::Entry;
 use serde_json::{Number, Value};
 
@@ -58,7 +58,9 @@ pub fn parse(bytes: &[u8]) -> Result<Value, JsonError> {
 pub fn to_text(value: &Value) -> String {
     let mut bytes = Vec::with_capacity(256);
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, EcmaScript);
-    value.serialize(&mut serializer).expect("a value in memory serialises to memory");
+    value
+        .serialize(&mut serializer)
+        .expect("a value in memory serialises to memory");
     String::from_utf8(bytes).expect("serde_json writes UTF-8")
 }
 
@@ -112,7 +114,9 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

@@ -119,7 +119,9 @@ impl Cursor<'_> {
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::Malformed)?;
         let (version, rest) = bytes.split_first().ok_or(CursorError::Malformed)?;
-        let (binding, rest) = rest.split_first_chunk::<BINDING_BYTES>().ok_or(CursorError::Malformed)?;
+        let (binding, rest) = rest
+            .split_first_chunk::<BINDING_BYTES>()
+            .ok_or(CursorError::Malformed)?;
         let (created_ms, rest) = rest.split_first_chunk::<8>().ok_or(CursorError::Malformed)?;
         let id = Uuid::from_slice(rest).map_err(|_| CursorError::Malformed)?;
         if *version != CURSOR_VERSION {
@@ -128,7 +130,10 @@ impl Cursor<'_> {
         if *binding != self.binding() {
             return Err(CursorError::OtherList);
         }
-        Ok(Position { created_ms: i64::from_be_bytes(*created_ms), id })
+        Ok(Position {
+            created_ms: i64::from_be_bytes(*created_ms),
+            id,
+        })
     }
 
     fn binding(&self) -> [u8; BINDING_BYTES] {

@@ -45,7 +45,7 @@ impl PlaylistDraft {
     pub fn create(&self, id: DocumentId, slug: Slug, stamp: &mut Stamp<'_>) -> Result<Document, WriteError> {
         let mut members = self.members.clone();
         members.insert("id".to_owned(), id.to_string().into());
-        members.insert("slug".to_owned(), slug.to_string().into());
+        members.insert("slug".to_owned(), String::from(slug).into());
         members.insert("created".to_owned(), time::to_text(stamp.now_ms).into());
         stamp_items(&mut members, stamp);
         Document::signed(Kind::Playlist, ordered(members, &ORDER_CREATED), None, stamp)
@@ -74,7 +74,12 @@ impl PlaylistPatch {
         if self.changes.sets("items") {
             stamp_items(&mut members, stamp);
         }
-        let new = Document::signed(Kind::Playlist, ordered(members, &ORDER_REWRITTEN), Some(&previous), stamp)?;
+        let new = Document::signed(
+            Kind::Playlist,
+            ordered(members, &ORDER_REWRITTEN),
+            Some(&previous),
+            stamp,
+        )?;
         unchanged_or(new, old, &previous)
     }
 }
@@ -91,7 +96,9 @@ pub(crate) fn keep_identity(old: &Object, members: &mut Object) {
 /// The old document if the new one says and is signed the same, and only the order of members could differ.
 pub(crate) fn unchanged_or(new: Document, old: &Document, previous: &Object) -> Result<Document, WriteError> {
     let members = new.members()?;
-    let signed_alike = ["signature", "signatures"].iter().all(|name| members.get(*name) == previous.get(*name));
+    let signed_alike = ["signature", "signatures"]
+        .iter()
+        .all(|name| members.get(*name) == previous.get(*name));
     Ok(if signed_alike { old.clone() } else { new })
 }
 

@@ -19,8 +19,9 @@ use crate::time;
 pub const SIGNATURES_MAX: usize = 64;
 
 /// A 32-byte seed as PKCS#8 has this before it (RFC 8410).
-const PKCS8_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+const PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// What marks an Ed25519 key inside a `did:key`: the multicodec `ed25519-pub`.
 const ED25519_MULTICODEC: [u8; 2] = [0xed, 0x01];
@@ -128,7 +129,10 @@ impl PublicKey {
     /// A key from 32 bytes of hex, in any letter case, with or without `0x`.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         let bytes = decode_hex(text)?;
-        let bytes: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| KeyError::PublicLength(bytes.len()))?;
+        let bytes: &[u8; 32] = bytes
+            .as_slice()
+            .try_into()
+            .map_err(|_| KeyError::PublicLength(bytes.len()))?;
         Self::from_bytes(bytes)
     }
 
@@ -139,8 +143,12 @@ impl PublicKey {
         }
         // Other implementations compare the prefix without regard to letter case.
         let (prefix, rest) = did.split_at_checked(DID_KEY_PREFIX.len()).ok_or(KeyError::NotDidKey)?;
-        let base58 = rest.strip_prefix('z').filter(|_| prefix.eq_ignore_ascii_case(DID_KEY_PREFIX));
-        let bytes = bs58::decode(base58.ok_or(KeyError::NotDidKey)?).into_vec().map_err(|_| KeyError::NotDidKey)?;
+        let base58 = rest
+            .strip_prefix('z')
+            .filter(|_| prefix.eq_ignore_ascii_case(DID_KEY_PREFIX));
+        let bytes = bs58::decode(base58.ok_or(KeyError::NotDidKey)?)
+            .into_vec()
+            .map_err(|_| KeyError::NotDidKey)?;
         let key = bytes.strip_prefix(&ED25519_MULTICODEC).ok_or(KeyError::NotDidKey)?;
         Self::from_bytes(key.try_into().map_err(|_| KeyError::NotDidKey)?)
     }
@@ -185,7 +193,10 @@ impl fmt::Debug for PublicKey {
 
 fn decode_hex(text: &str) -> Result<Vec<u8>, KeyError> {
     let text = text.trim();
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let digits = text
+        .strip_prefix("0x")
+        .or_else(|| text.strip_prefix("0X"))
+        .unwrap_or(text);
     hex::decode(digits).map_err(|_| KeyError::NotHex)
 }
 
@@ -197,7 +208,9 @@ pub(crate) fn sign(document: &mut Object, previous: Option<&Object>, now_ms: i64
     }
     let mut value = Value::Object(std::mem::take(document));
     let digest = canonical::digest(&value);
-    let Value::Object(unsigned) = value.take() else { unreachable!("made an object four lines above") };
+    let Value::Object(unsigned) = value.take() else {
+        unreachable!("made an object four lines above")
+    };
     *document = unsigned;
     let signature = signer.sign_digest(&digest);
     let mut entry = json!({
@@ -208,11 +221,20 @@ pub(crate) fn sign(document: &mut Object, previous: Option<&Object>, now_ms: i64
         "role": "feed",
         "sig": URL_SAFE_NO_PAD.encode(signature),
     });
-    let earlier = previous.and_then(|previous| previous.get("signatures")).and_then(Value::as_array);
-    if let Some(same) = earlier.into_iter().flatten().find(|earlier| differ_in_time_only(earlier, &entry)) {
+    let earlier = previous
+        .and_then(|previous| previous.get("signatures"))
+        .and_then(Value::as_array);
+    if let Some(same) = earlier
+        .into_iter()
+        .flatten()
+        .find(|earlier| differ_in_time_only(earlier, &entry))
+    {
         entry = same.clone();
     }
-    document.insert("signature".to_owned(), format!("ed25519:0x{}", hex::encode(signature)).into());
+    document.insert(
+        "signature".to_owned(),
+        format!("ed25519:0x{}", hex::encode(signature)).into(),
+    );
     document.insert("signatures".to_owned(), Value::Array(vec![entry]));
 }
 
@@ -300,8 +322,14 @@ impl Verification {
     /// At least one signature holds, and none that could be checked fails.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        let any = self.checks.iter().any(|check| matches!(check.outcome, Outcome::Valid(_)));
-        any && !self.checks.iter().any(|check| matches!(check.outcome, Outcome::Failed(_)))
+        let any = self
+            .checks
+            .iter()
+            .any(|check| matches!(check.outcome, Outcome::Valid(_)));
+        any && !self
+            .checks
+            .iter()
+            .any(|check| matches!(check.outcome, Outcome::Failed(_)))
     }
 
     /// The keys whose signatures hold.
@@ -319,23 +347,39 @@ pub fn verify(document: &Value, trusted: Option<&PublicKey>) -> Verification {
     let digest = canonical::digest(document);
     let mut checks = Vec::new();
     if let Some(legacy) = document.get("signature") {
-        checks.push(Check { place: Place::Legacy, role: None, outcome: check_legacy(legacy, &digest, trusted) });
+        checks.push(Check {
+            place: Place::Legacy,
+            role: None,
+            outcome: check_legacy(legacy, &digest, trusted),
+        });
     }
     match document.get("signatures") {
         None => {}
         Some(Value::Array(entries)) => {
             for (position, entry) in entries.iter().enumerate().take(SIGNATURES_MAX) {
                 let role = entry.get("role").and_then(Value::as_str).map(str::to_owned);
-                checks.push(Check { place: Place::Entry(position), role, outcome: check_entry(entry, &digest) });
+                checks.push(Check {
+                    place: Place::Entry(position),
+                    role,
+                    outcome: check_entry(entry, &digest),
+                });
             }
             if entries.len() > SIGNATURES_MAX {
                 let outcome = Outcome::Failed(Fault::TooMany);
-                checks.push(Check { place: Place::Entry(SIGNATURES_MAX), role: None, outcome });
+                checks.push(Check {
+                    place: Place::Entry(SIGNATURES_MAX),
+                    role: None,
+                    outcome,
+                });
             }
         }
         Some(_) => {
             let outcome = Outcome::Failed(Fault::Malformed);
-            checks.push(Check { place: Place::Entry(0), role: None, outcome });
+            checks.push(Check {
+                place: Place::Entry(0),
+                role: None,
+                outcome,
+            });
         }
     }
     Verification { digest, checks }
@@ -346,7 +390,7 @@ fn check_legacy(legacy: &Value, digest: &[u8; 32], trusted: Option<&PublicKey>) 
     // The specification has bare hex, the feed software in use writes 0x: both are about.
     let digits = digits.map(|digits| digits.strip_prefix("0x").unwrap_or(digits));
     let mut signature = [0; 64];
-    if !digits.is_some_and(|digits| hex::decode_to_slice(digits, &mut signature).is_ok()) {
+    if digits.is_none_or(|digits| hex::decode_to_slice(digits, &mut signature).is_err()) {
         return Outcome::Failed(Fault::Malformed);
     }
     trusted.map_or(Outcome::NoKey, |key| outcome(*key, digest, &signature))
@@ -377,5 +421,9 @@ fn check_entry(entry: &Value, digest: &[u8; 32]) -> Outcome {
 }
 
 fn outcome(key: PublicKey, digest: &[u8; 32], signature: &[u8; 64]) -> Outcome {
-    if key.verifies(digest, signature) { Outcome::Valid(key) } else { Outcome::Failed(Fault::BadSignature) }
+    if key.verifies(digest, signature) {
+        Outcome::Valid(key)
+    } else {
+        Outcome::Failed(Fault::BadSignature)
+    }
 }

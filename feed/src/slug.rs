@@ -39,7 +39,11 @@ pub fn base(title: &str, kind: Kind) -> String {
     }
     // Cutting may leave a hyphen at the end, as may a title that ends in one.
     base.truncate(base.trim_end_matches('-').len());
-    if base.is_empty() { kind.as_str().to_owned() } else { base }
+    if base.is_empty() {
+        kind.as_str().to_owned()
+    } else {
+        base
+    }
 }
 
 /// A slug of this base with any number. It may be taken: the caller checks, and asks [`draw_free`] if it was.
@@ -54,7 +58,11 @@ pub fn draw(base: &str, rng: &mut dyn Rng) -> Slug {
 #[must_use]
 pub fn draw_free(base: &str, taken: &BTreeSet<u16>, rng: &mut dyn Rng) -> Slug {
     let free: Vec<u16> = NUMBERS.filter(|number| !taken.contains(number)).collect();
-    if free.is_empty() { with_tail(base, rng) } else { numbered(base, free[rng.random_range(0..free.len())]) }
+    if free.is_empty() {
+        with_tail(base, rng)
+    } else {
+        numbered(base, free[rng.random_range(0..free.len())])
+    }
 }
 
 /// The number of a slug of this base, if it is one: what [`draw_free`]'s `taken` is made of.
@@ -67,14 +75,17 @@ pub fn number_of(base: &str, slug: &str) -> Option<u16> {
 
 fn with_tail(base: &str, rng: &mut dyn Rng) -> Slug {
     let base = cut(base, BASE_LENGTH_MAX - 1 - TAIL_LENGTH);
-    let tail: String =
-        (0..TAIL_LENGTH).map(|_| char::from(TAIL_ALPHABET[rng.random_range(0..TAIL_ALPHABET.len())])).collect();
+    let tail: String = (0..TAIL_LENGTH)
+        .map(|_| char::from(TAIL_ALPHABET[rng.random_range(0..TAIL_ALPHABET.len())]))
+        .collect();
     numbered(&format!("{base}-{tail}"), rng.random_range(NUMBERS))
 }
 
 fn numbered(base: &str, number: u16) -> Slug {
     let base = cut(base, BASE_LENGTH_MAX);
-    format!("{base}-{number}").parse().expect("a base is letters, digits and hyphens")
+    format!("{base}-{number}")
+        .parse()
+        .expect("a base is letters, digits and hyphens")
 }
 
 /// At most `length_max` bytes of a base, not ending in a hyphen.

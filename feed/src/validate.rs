@@ -51,8 +51,14 @@ pub struct Invalid {
 impl Invalid {
     /// A playlist that a patch would leave with nothing to play.
     pub(crate) fn without_works() -> Self {
-        let problem = Problem { path: schema::WORKS_PATH.to_owned(), text: schema::WORKS_MISSING.to_owned() };
-        Self { problems: vec![problem], more: 0 }
+        let problem = Problem {
+            path: schema::WORKS_PATH.to_owned(),
+            text: schema::WORKS_MISSING.to_owned(),
+        };
+        Self {
+            problems: vec![problem],
+            more: 0,
+        }
     }
 }
 
@@ -89,10 +95,15 @@ impl PlaylistDraft {
         let mut report = Report::default();
         schema::check(schema::playlist, &body, &mut report);
         if report.is_well_formed() && !schema::has_works(&body) {
-            report.problem(&Path::ROOT.child("items").child("dynamicQueries"), schema::WORKS_MISSING);
+            report.problem(
+                &Path::ROOT.child("items").child("dynamicQueries"),
+                schema::WORKS_MISSING,
+            );
         }
         report.finish()?;
-        Ok(Self { members: schema::projected(schema::PLAYLIST, into_object(body)) })
+        Ok(Self {
+            members: schema::projected(schema::PLAYLIST, into_object(body)),
+        })
     }
 
     /// The title, which may be empty.
@@ -116,7 +127,10 @@ impl ChannelDraft {
         schema::check(schema::channel, &body, &mut report);
         report.finish()?;
         let members = schema::projected(schema::CHANNEL, into_object(body));
-        Ok(Self { playlists: urls(members.get("playlists")), members })
+        Ok(Self {
+            playlists: urls(members.get("playlists")),
+            members,
+        })
     }
 
     /// The title, which may be empty.
@@ -146,10 +160,15 @@ impl PlaylistPatch {
         let body = Value::Object(body);
         schema::check(schema::playlist_patch, &body, &mut report);
         if report.is_well_formed() && schema::sends_works(&body) && !schema::has_works(&body) {
-            report.problem(&Path::ROOT.child("items").child("dynamicQueries"), schema::WORKS_EMPTIED);
+            report.problem(
+                &Path::ROOT.child("items").child("dynamicQueries"),
+                schema::WORKS_EMPTIED,
+            );
         }
         report.finish()?;
-        Ok(Self { changes: Changes::of(schema::PLAYLIST, into_object(body)) })
+        Ok(Self {
+            changes: Changes::of(schema::PLAYLIST, into_object(body)),
+        })
     }
 }
 
@@ -169,7 +188,10 @@ impl ChannelPatch {
         schema::check(schema::channel_patch, &body, &mut report);
         report.finish()?;
         let playlists = body.get("playlists").map(|playlists| urls(Some(playlists)));
-        Ok(Self { changes: Changes::of(schema::CHANNEL, into_object(body)), playlists })
+        Ok(Self {
+            changes: Changes::of(schema::CHANNEL, into_object(body)),
+            playlists,
+        })
     }
 
     /// The URLs of its playlists, 1 to [`PLAYLISTS_MAX`], if they are sent.
@@ -189,9 +211,16 @@ pub(crate) struct Changes {
 impl Changes {
     fn of(members: &'static [schema::Member], mut body: Object) -> Self {
         let is_null = |name: &str| body.get(name).is_some_and(Value::is_null);
-        let removed: Vec<_> = members.iter().map(|member| member.name).filter(|name| is_null(name)).collect();
+        let removed: Vec<_> = members
+            .iter()
+            .map(|member| member.name)
+            .filter(|name| is_null(name))
+            .collect();
         body.retain(|_, value| !value.is_null() && value.as_str() != Some(""));
-        Self { set: schema::projected(members, body), removed }
+        Self {
+            set: schema::projected(members, body),
+            removed,
+        }
     }
 
     pub(crate) fn apply(&self, members: &mut Object) {
@@ -213,12 +242,17 @@ impl Changes {
 }
 
 fn into_object(body: Value) -> Object {
-    let Value::Object(object) = body else { unreachable!("a body that passed is an object") };
+    let Value::Object(object) = body else {
+        unreachable!("a body that passed is an object")
+    };
     object
 }
 
 fn title(members: &Object) -> &str {
-    members.get("title").and_then(Value::as_str).expect("a draft has a title")
+    members
+        .get("title")
+        .and_then(Value::as_str)
+        .expect("a draft has a title")
 }
 
 fn urls(playlists: Option<&Value>) -> Vec<String> {

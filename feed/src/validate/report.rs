@@ -23,14 +23,23 @@ enum Segment<'a> {
 }
 
 impl<'a> Path<'a> {
-    pub(super) const ROOT: Path<'static> = Path { parent: None, segment: Segment::Root };
+    pub(super) const ROOT: Path<'static> = Path {
+        parent: None,
+        segment: Segment::Root,
+    };
 
     pub(super) const fn child(&'a self, member: &'a str) -> Path<'a> {
-        Path { parent: Some(self), segment: Segment::Member(member) }
+        Path {
+            parent: Some(self),
+            segment: Segment::Member(member),
+        }
     }
 
     pub(super) const fn element(&'a self, position: usize) -> Path<'a> {
-        Path { parent: Some(self), segment: Segment::Position(position) }
+        Path {
+            parent: Some(self),
+            segment: Segment::Position(position),
+        }
     }
 }
 
@@ -62,7 +71,10 @@ impl Report {
     /// Something of the right type whose value will not do.
     pub(super) fn problem(&mut self, path: &Path<'_>, text: impl fmt::Display) {
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(Problem { path: path.to_string(), text: text.to_string() });
+            self.problems.push(Problem {
+                path: path.to_string(),
+                text: text.to_string(),
+            });
         } else {
             self.more += 1;
         }
@@ -87,7 +99,10 @@ impl Report {
         if self.problems.is_empty() {
             Ok(())
         } else {
-            Err(Invalid { problems: self.problems, more: self.more })
+            Err(Invalid {
+                problems: self.problems,
+                more: self.more,
+            })
         }
     }
 }

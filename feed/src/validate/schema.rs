@@ -62,11 +62,21 @@ enum Projection {
 }
 
 const fn required(name: &'static str, check: Check) -> Member {
-    Member { name, required: true, check, projection: Projection::Whole }
+    Member {
+        name,
+        required: true,
+        check,
+        projection: Projection::Whole,
+    }
 }
 
 const fn optional(name: &'static str, check: Check) -> Member {
-    Member { name, required: false, check, projection: Projection::Whole }
+    Member {
+        name,
+        required: false,
+        check,
+        projection: Projection::Whole,
+    }
 }
 
 impl Member {
@@ -96,8 +106,11 @@ pub(super) const CHANNEL: &[Member] = &[
     required("playlists", playlists),
 ];
 
-const DEFAULTS: &[Member] =
-    &[optional("display", display), optional("license", license), optional("duration", duration)];
+const DEFAULTS: &[Member] = &[
+    optional("display", display),
+    optional("license", license),
+    optional("duration", duration),
+];
 
 const ITEM: &[Member] = &[
     optional("title", title),
@@ -121,7 +134,9 @@ const DISPLAY: &[Member] = &[
     }),
     optional("autoplay", boolean),
     optional("loop", boolean),
-    optional("interaction", |value, at, report| object(value, at, report, INTERACTION)),
+    optional("interaction", |value, at, report| {
+        object(value, at, report, INTERACTION);
+    }),
 ];
 
 const INTERACTION: &[Member] = &[
@@ -133,8 +148,12 @@ const INTERACTION: &[Member] = &[
     optional("mouse", |value, at, report| object(value, at, report, MOUSE)),
 ];
 
-const MOUSE: &[Member] =
-    &[optional("click", boolean), optional("scroll", boolean), optional("drag", boolean), optional("hover", boolean)];
+const MOUSE: &[Member] = &[
+    optional("click", boolean),
+    optional("scroll", boolean),
+    optional("drag", boolean),
+    optional("hover", boolean),
+];
 
 const REPRO: &[Member] = &[
     required("engineVersion", |value, at, report| {
@@ -143,12 +162,16 @@ const REPRO: &[Member] = &[
         });
     }),
     optional("seed", |value, at, report| hex(value, at, report, SEED_MAX)),
-    required("assetsSHA256", |value, at, report| array(value, at, report, 0..=ASSETS_MAX, hash)),
+    required("assetsSHA256", |value, at, report| {
+        array(value, at, report, 0..=ASSETS_MAX, hash);
+    }),
     required("frameHash", |value, at, report| object(value, at, report, FRAME_HASH)),
 ];
 
-const FRAME_HASH: &[Member] =
-    &[required("sha256", hash), optional("phash", |value, at, report| hex(value, at, report, PHASH_MAX))];
+const FRAME_HASH: &[Member] = &[
+    required("sha256", hash),
+    optional("phash", |value, at, report| hex(value, at, report, PHASH_MAX)),
+];
 
 const PROVENANCE: &[Member] = &[
     required("type", |value, at, report| one_of(value, at, report, PROVENANCES)),
@@ -170,7 +193,11 @@ const CONTRACT: &[Member] = &[
     optional("metaHash", hash),
 ];
 
-const DEPENDENCY: &[Member] = &[required("chain", chain), optional("standard", standard), required("uri", uri)];
+const DEPENDENCY: &[Member] = &[
+    required("chain", chain),
+    optional("standard", standard),
+    required("uri", uri),
+];
 
 const ENTITY: &[Member] = &[
     required("name", |value, at, report| string(value, at, report, ENTITY_NAME_MAX)),
@@ -183,7 +210,9 @@ const ENTITY: &[Member] = &[
 const DYNAMIC_QUERY: &[Member] = &[
     required("endpoint", uri),
     required("params", |value, at, report| {
-        record(value, at, report, |param, at, report| string(param, at, report, PARAM_MAX));
+        record(value, at, report, |param, at, report| {
+            string(param, at, report, PARAM_MAX);
+        });
     }),
 ];
 
@@ -210,13 +239,19 @@ pub(super) fn channel_patch(value: &Value, at: &Path<'_>, report: &mut Report) {
 
 /// Whether a well-formed playlist has something to play.
 pub(super) fn has_works(body: &Value) -> bool {
-    let is_filled = |name| body.get(name).and_then(Value::as_array).is_some_and(|works| !works.is_empty());
+    let is_filled = |name| {
+        body.get(name)
+            .and_then(Value::as_array)
+            .is_some_and(|works| !works.is_empty())
+    };
     is_filled("items") || is_filled("dynamicQueries")
 }
 
 /// Whether a well-formed patch says what there is to play. Taking the queries away says nothing of the items.
 pub(super) fn sends_works(body: &Value) -> bool {
-    ["items", "dynamicQueries"].iter().any(|name| body.get(*name).is_some_and(|works| !works.is_null()))
+    ["items", "dynamicQueries"]
+        .iter()
+        .any(|name| body.get(*name).is_some_and(|works| !works.is_null()))
 }
 
 /// The members a table names, in its order, stripped in turn where the table says so.
@@ -228,7 +263,11 @@ pub(super) fn projected(members: &[Member], mut object: Object) -> Object {
                 Projection::Whole => {}
                 Projection::Object(members) => project(members, &mut value),
                 Projection::EachElement(members) => {
-                    value.as_array_mut().into_iter().flatten().for_each(|element| project(members, element));
+                    value
+                        .as_array_mut()
+                        .into_iter()
+                        .flatten()
+                        .for_each(|element| project(members, element));
                 }
             }
             kept.insert(name, value);
@@ -244,16 +283,24 @@ fn project(members: &[Member], value: &mut Value) {
 }
 
 fn dp_version(value: &Value, at: &Path<'_>, report: &mut Report) {
-    let Some(version) = as_string(value, at, report) else { return };
+    let Some(version) = as_string(value, at, report) else {
+        return;
+    };
     at_most(version, at, report, DP_VERSION_MAX);
     match text::dp_version(version) {
         DpVersion::Accepted => {}
         DpVersion::NotSemver => {
-            report.problem(at, format_args!("Invalid semantic version format: {}", repeated(version)));
+            report.problem(
+                at,
+                format_args!("Invalid semantic version format: {}", repeated(version)),
+            );
         }
         DpVersion::BelowMinimum => {
             let version = repeated(version);
-            report.problem(at, format_args!("dpVersion {version} is below minimum required version 1.0.0"));
+            report.problem(
+                at,
+                format_args!("dpVersion {version} is below minimum required version 1.0.0"),
+            );
         }
     }
 }
@@ -271,7 +318,9 @@ fn defaults(value: &Value, at: &Path<'_>, report: &mut Report) {
 }
 
 fn items(value: &Value, at: &Path<'_>, report: &mut Report) {
-    array(value, at, report, 0..=ITEMS_MAX, |item, at, report| object(item, at, report, ITEM));
+    array(value, at, report, 0..=ITEMS_MAX, |item, at, report| {
+        object(item, at, report, ITEM);
+    });
 }
 
 fn entities(value: &Value, at: &Path<'_>, report: &mut Report) {
@@ -283,7 +332,9 @@ fn entity(value: &Value, at: &Path<'_>, report: &mut Report) {
 }
 
 fn dynamic_queries(value: &Value, at: &Path<'_>, report: &mut Report) {
-    array(value, at, report, 0..=usize::MAX, |query, at, report| object(query, at, report, DYNAMIC_QUERY));
+    array(value, at, report, 0..=usize::MAX, |query, at, report| {
+        object(query, at, report, DYNAMIC_QUERY);
+    });
 }
 
 fn playlists(value: &Value, at: &Path<'_>, report: &mut Report) {
@@ -310,12 +361,19 @@ fn provenance(value: &Value, at: &Path<'_>, report: &mut Report) {
     }
     let contract = value.get("contract");
     let member = |name| contract.and_then(|contract| contract.get(name));
-    let is_filled = |name| member(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let is_filled = |name| {
+        member(name)
+            .and_then(Value::as_str)
+            .is_some_and(|text| !text.is_empty())
+    };
     let contract_at = at.child("contract");
     let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
     if matches!(kind, "onChain" | "seriesRegistry") {
         if contract.is_none() {
-            report.problem(&contract_at, "contract is required when provenance on chain or in series registry");
+            report.problem(
+                &contract_at,
+                "contract is required when provenance on chain or in series registry",
+            );
         }
         if !is_filled("address") {
             let text = "contract.address is required for onChain or seriesRegistry provenance";
@@ -428,12 +486,21 @@ fn boolean(value: &Value, at: &Path<'_>, report: &mut Report) {
 }
 
 fn one_of(value: &Value, at: &Path<'_>, report: &mut Report, choices: &[&str]) {
-    let expected = || choices.iter().map(|choice| format!("'{choice}'")).collect::<Vec<_>>().join(" | ");
+    let expected = || {
+        choices
+            .iter()
+            .map(|choice| format!("'{choice}'"))
+            .collect::<Vec<_>>()
+            .join(" | ")
+    };
     match value {
         Value::String(text) if choices.contains(&text.as_str()) => {}
         Value::String(text) => {
             let (expected, received) = (expected(), repeated(text));
-            report.malformed(at, format_args!("Invalid enum value. Expected {expected}, received '{received}'"));
+            report.malformed(
+                at,
+                format_args!("Invalid enum value. Expected {expected}, received '{received}'"),
+            );
         }
         _ => wrong_type(value, at, report, &expected()),
     }
@@ -441,7 +508,10 @@ fn one_of(value: &Value, at: &Path<'_>, report: &mut Report, choices: &[&str]) {
 
 fn at_most(text: &str, at: &Path<'_>, report: &mut Report, length_max: usize) {
     if text::length(text) > length_max {
-        report.problem(at, format_args!("String must contain at most {length_max} character(s)"));
+        report.problem(
+            at,
+            format_args!("String must contain at most {length_max} character(s)"),
+        );
     }
 }
 
@@ -459,7 +529,10 @@ fn array(value: &Value, at: &Path<'_>, report: &mut Report, size: std::ops::Rang
         report.problem(at, format_args!("Array must contain at most {} element(s)", size.end()));
     }
     if elements.len() < *size.start() {
-        report.problem(at, format_args!("Array must contain at least {} element(s)", size.start()));
+        report.problem(
+            at,
+            format_args!("Array must contain at least {} element(s)", size.start()),
+        );
     }
     for (position, element) in elements.iter().enumerate() {
         check(element, &at.element(position), report);

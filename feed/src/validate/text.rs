@@ -9,7 +9,9 @@ fn is_space(character: char) -> bool {
 pub(super) fn is_uri(text: &str) -> bool {
     text.split_once(':').is_some_and(|(scheme, rest)| {
         scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+            && scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
             && !rest.contains(is_space)
     })
 }
@@ -33,18 +35,22 @@ pub(super) fn is_css_length(text: &str) -> bool {
 /// `^(#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})|transparent)$`
 pub(super) fn is_background(text: &str) -> bool {
     text == "transparent"
-        || text.strip_prefix('#').is_some_and(|digits| matches!(digits.len(), 3 | 6) && is_hex_digits(digits))
+        || text
+            .strip_prefix('#')
+            .is_some_and(|digits| matches!(digits.len(), 3 | 6) && is_hex_digits(digits))
 }
 
 /// `^0x[a-fA-F0-9]+$`
 pub(super) fn is_prefixed_hex(text: &str) -> bool {
-    text.strip_prefix("0x").is_some_and(|digits| !digits.is_empty() && is_hex_digits(digits))
+    text.strip_prefix("0x")
+        .is_some_and(|digits| !digits.is_empty() && is_hex_digits(digits))
 }
 
 /// `^did:key:z[1-9A-HJ-NP-Za-km-z]+$`
 pub(super) fn is_did_key(text: &str) -> bool {
     let base58 = |byte: u8| byte.is_ascii_alphanumeric() && !b"0OIl".contains(&byte);
-    text.strip_prefix("did:key:z").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(base58))
+    text.strip_prefix("did:key:z")
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(base58))
 }
 
 fn is_hex_digits(text: &str) -> bool {
@@ -68,7 +74,10 @@ pub(super) fn dp_version(text: &str) -> DpVersion {
     let Ok(version) = semver::Version::parse(text.strip_prefix('v').unwrap_or(text)) else {
         return DpVersion::NotSemver;
     };
-    if [version.major, version.minor, version.patch].into_iter().any(|component| component > COMPONENT_MAX) {
+    if [version.major, version.minor, version.patch]
+        .into_iter()
+        .any(|component| component > COMPONENT_MAX)
+    {
         return DpVersion::NotSemver;
     }
     let core = (version.major, version.minor, version.patch);

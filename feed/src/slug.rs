@@ -57,12 +57,19 @@ pub fn draw(base: &str, rng: &mut dyn Rng) -> Slug {
 /// caller checks it as it does the result of [`draw`].
 #[must_use]
 pub fn draw_free(base: &str, taken: &BTreeSet<u16>, rng: &mut dyn Rng) -> Slug {
-    let free: Vec<u16> = NUMBERS.filter(|number| !taken.contains(number)).collect();
-    if free.is_empty() {
-        with_tail(base, rng)
-    } else {
-        numbered(base, free[rng.random_range(0..free.len())])
+    let free = NUMBERS.len() - taken.range(NUMBERS).count();
+    if free == 0 {
+        return with_tail(base, rng);
     }
+    // The number at this place among the free ones: every taken one at or below it moves it up.
+    let mut number = *NUMBERS.start() + rng.random_range(0..u16::try_from(free).expect("at most 9000"));
+    for taken in taken.range(NUMBERS) {
+        if *taken > number {
+            break;
+        }
+        number += 1;
+    }
+    numbered(base, number)
 }
 
 /// The number of a slug of this base, if it is one: what [`draw_free`]'s `taken` is made of.

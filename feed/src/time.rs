@@ -28,6 +28,7 @@ pub fn parse(text: &str) -> Option<i64> {
 }
 
 fn timestamp(ms: i64) -> Timestamp {
-    let bounded = ms.clamp(Timestamp::MIN.as_millisecond(), Timestamp::MAX.as_millisecond());
+    // The bounds as whole seconds: a millisecond past them may not be representable.
+    let bounded = ms.clamp(Timestamp::MIN.as_second() * 1000, Timestamp::MAX.as_second() * 1000);
     Timestamp::from_millisecond(bounded).expect("bounded to what can be represented")
 }

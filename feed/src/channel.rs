@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::document::{Document, DocumentError, Stamp, WriteError, ordered};
 use crate::id::{DocumentId, Kind, Slug};
-use crate::playlist::{keep_identity, unchanged_or};
+use crate::playlist::keep_identity;
 use crate::time;
 use crate::validate::{ChannelDraft, ChannelPatch};
 
@@ -43,15 +43,15 @@ impl ChannelDraft {
         members.insert("id".to_owned(), id.to_string().into());
         members.insert("slug".to_owned(), String::from(slug).into());
         members.insert("created".to_owned(), time::to_text(stamp.now_ms).into());
-        Document::signed(Kind::Channel, ordered(members, &ORDER_CREATED), None, stamp)
+        Document::signed(Kind::Channel, ordered(members, &ORDER_CREATED), stamp)
     }
 
     /// The channel with all members but `id`, `slug` and `created` anew, those not sent removed.
     pub fn replace(&self, old: &Document, stamp: &mut Stamp<'_>) -> Result<Document, WriteError> {
-        let old = old.members()?;
+        let previous = old.members()?;
         let mut members = self.members.clone();
-        keep_identity(&old, &mut members);
-        Document::signed(Kind::Channel, ordered(members, &ORDER_REWRITTEN), Some(&old), stamp)
+        keep_identity(&previous, &mut members);
+        old.rewritten(&previous, ordered(members, &ORDER_REWRITTEN), stamp)
     }
 }
 
@@ -61,13 +61,7 @@ impl ChannelPatch {
         let previous = old.members()?;
         let mut members = previous.clone();
         self.changes.apply(&mut members);
-        let new = Document::signed(
-            Kind::Channel,
-            ordered(members, &ORDER_REWRITTEN),
-            Some(&previous),
-            stamp,
-        )?;
-        unchanged_or(new, old, &previous)
+        old.changed(&previous, ordered(members, &ORDER_REWRITTEN), stamp)
     }
 }
 
@@ -84,7 +78,6 @@ impl Document {
             position += 1;
             !goes(position - 1)
         });
-        let new = Document::signed(Kind::Channel, members, Some(&previous), stamp)?;
-        unchanged_or(new, self, &previous)
+        self.changed(&previous, members, stamp)
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::canonical::UNSIGNED_MEMBERS;
 use crate::id::{DocumentId, DocumentKey, ItemId, Kind, SLUG_LENGTH_MAX, Slug};
 use crate::json::{self, JsonError, Object};
 use crate::sign::{self, Signer};
@@ -107,15 +108,43 @@ impl Document {
         parse_object(&self.text)
     }
 
-    /// Signs a document's members and keeps them as text. A document that `previous` already is, signed by this key,
-    /// keeps the feed's earlier entry in `signatures`.
-    pub(crate) fn signed(
-        kind: Kind,
+    /// A new document of these members, signed.
+    pub(crate) fn signed(kind: Kind, mut members: Object, stamp: &Stamp<'_>) -> Result<Self, WriteError> {
+        sign::sign(&mut members, None, stamp.now_ms, stamp.signer);
+        Self::printed(kind, members)
+    }
+
+    /// This document with other members, signed anew. The feed's entry in `signatures` stays if the digest is the same;
+    /// `previous` is what this document's members are now.
+    pub(crate) fn rewritten(
+        &self,
+        previous: &Object,
         mut members: Object,
-        previous: Option<&Object>,
         stamp: &Stamp<'_>,
     ) -> Result<Self, WriteError> {
-        sign::sign(&mut members, previous, stamp.now_ms, stamp.signer);
+        sign::sign(&mut members, Some(previous), stamp.now_ms, stamp.signer);
+        Self::printed(self.kind, members)
+    }
+
+    /// As [`Document::rewritten`], but members that differ in order only are no change: the text stays.
+    pub(crate) fn changed(
+        &self,
+        previous: &Object,
+        mut members: Object,
+        stamp: &Stamp<'_>,
+    ) -> Result<Self, WriteError> {
+        sign::sign(&mut members, Some(previous), stamp.now_ms, stamp.signer);
+        let signed_alike = UNSIGNED_MEMBERS
+            .iter()
+            .all(|name| members.get(*name) == previous.get(*name));
+        if signed_alike {
+            Ok(self.clone())
+        } else {
+            Self::printed(self.kind, members)
+        }
+    }
+
+    fn printed(kind: Kind, members: Object) -> Result<Self, WriteError> {
         let value = Value::Object(members);
         let text = json::to_text(&value);
         if text.len() > DOCUMENT_BYTES_MAX {

@@ -103,12 +103,12 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     // An integer rounds to the nearest double, as JavaScript reads it: 12345678901234567890 is 12345678901234567000.
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "JavaScript rounds to the nearest double too")]
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
         self.visit_f64(value as f64)
     }
 
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "JavaScript rounds to the nearest double too")]
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
         self.visit_f64(value as f64)
     }
@@ -161,12 +161,12 @@ impl serde_json::ser::Formatter for EcmaScript {
         writer.write_all(ryu_js::Buffer::new().format_finite(value).as_bytes())
     }
 
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "JavaScript rounds to the nearest double too")]
     fn write_u64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u64) -> io::Result<()> {
         self.write_f64(writer, value as f64)
     }
 
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "JavaScript rounds to the nearest double too")]
     fn write_i64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: i64) -> io::Result<()> {
         self.write_f64(writer, value as f64)
     }

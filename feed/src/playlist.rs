@@ -48,16 +48,16 @@ impl PlaylistDraft {
         members.insert("slug".to_owned(), String::from(slug).into());
         members.insert("created".to_owned(), time::to_text(stamp.now_ms).into());
         stamp_items(&mut members, stamp);
-        Document::signed(Kind::Playlist, ordered(members, &ORDER_CREATED), None, stamp)
+        Document::signed(Kind::Playlist, ordered(members, &ORDER_CREATED), stamp)
     }
 
     /// The playlist with all members but `id`, `slug` and `created` anew, those not sent removed.
     pub fn replace(&self, old: &Document, stamp: &mut Stamp<'_>) -> Result<Document, WriteError> {
-        let old = old.members()?;
+        let previous = old.members()?;
         let mut members = self.members.clone();
-        keep_identity(&old, &mut members);
+        keep_identity(&previous, &mut members);
         stamp_items(&mut members, stamp);
-        Document::signed(Kind::Playlist, ordered(members, &ORDER_REWRITTEN), Some(&old), stamp)
+        old.rewritten(&previous, ordered(members, &ORDER_REWRITTEN), stamp)
     }
 }
 
@@ -74,13 +74,7 @@ impl PlaylistPatch {
         if self.changes.sets("items") {
             stamp_items(&mut members, stamp);
         }
-        let new = Document::signed(
-            Kind::Playlist,
-            ordered(members, &ORDER_REWRITTEN),
-            Some(&previous),
-            stamp,
-        )?;
-        unchanged_or(new, old, &previous)
+        old.changed(&previous, ordered(members, &ORDER_REWRITTEN), stamp)
     }
 }
 
@@ -91,15 +85,6 @@ pub(crate) fn keep_identity(old: &Object, members: &mut Object) {
             members.insert(name.to_owned(), value.clone());
         }
     }
-}
-
-/// The old document if the new one says and is signed the same, and only the order of members could differ.
-pub(crate) fn unchanged_or(new: Document, old: &Document, previous: &Object) -> Result<Document, WriteError> {
-    let members = new.members()?;
-    let signed_alike = ["signature", "signatures"]
-        .iter()
-        .all(|name| members.get(*name) == previous.get(*name));
-    Ok(if signed_alike { old.clone() } else { new })
 }
 
 fn is_empty(items: Option<&Value>) -> bool {

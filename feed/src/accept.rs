@@ -71,11 +71,17 @@ impl Write {
             Self::CreatePlaylist { id, .. }
             | Self::ReplacePlaylist(id, _)
             | Self::PatchPlaylist(id, _)
-            | Self::DeletePlaylist(id) => DocumentKey { kind: Kind::Playlist, id: *id },
+            | Self::DeletePlaylist(id) => DocumentKey {
+                kind: Kind::Playlist,
+                id: *id,
+            },
             Self::CreateChannel { id, .. }
             | Self::ReplaceChannel(id, _)
             | Self::PatchChannel(id, _)
-            | Self::DeleteChannel(id) => DocumentKey { kind: Kind::Channel, id: *id },
+            | Self::DeleteChannel(id) => DocumentKey {
+                kind: Kind::Channel,
+                id: *id,
+            },
         }
     }
 
@@ -118,7 +124,13 @@ pub fn accept(write: &Write, state: &State, stamp: &mut Stamp<'_>) -> Result<Vec
         let state = state.documents.get(&key);
         state.and_then(DocumentState::accepted).ok_or(Refusal::NotFound)
     };
-    let put = |document, refs| Ok(vec![Version::Put(Content { document, refs, origin: Origin::Feed })]);
+    let put = |document, refs| {
+        Ok(vec![Version::Put(Content {
+            document,
+            refs,
+            origin: Origin::Feed,
+        })])
+    };
     match write {
         Write::CreatePlaylist { id, slug, draft } => put(draft.create(*id, slug.clone(), stamp)?, Refs::default()),
         Write::ReplacePlaylist(_, draft) => put(draft.replace(&existing()?.document, stamp)?, Refs::default()),
@@ -134,7 +146,9 @@ pub fn accept(write: &Write, state: &State, stamp: &mut Stamp<'_>) -> Result<Vec
         }
         Write::PatchChannel(_, patch) => {
             let old = existing()?;
-            let refs = patch.playlists().map_or_else(|| Ok(old.refs.clone()), |urls| resolve(urls, state))?;
+            let refs = patch
+                .playlists()
+                .map_or_else(|| Ok(old.refs.clone()), |urls| resolve(urls, state))?;
             put(patch.apply(&old.document, stamp)?, refs)
         }
         Write::DeleteChannel(_) => {
@@ -183,7 +197,10 @@ pub fn commit_queued(
     let mut commit = acceptance(versions, write, state);
     for version in versions {
         let key = version.key();
-        let mut metadata = vec![(META_OPERATION, operation.to_string()), (META_SLUG, version.slug().to_string())];
+        let mut metadata = vec![
+            (META_OPERATION, operation.to_string()),
+            (META_SLUG, version.slug().to_string()),
+        ];
         match version {
             Version::Put(content) => {
                 metadata.push((META_CHANGE, CHANGE_PUT.to_owned()));
@@ -273,12 +290,27 @@ fn without_playlist(
     playlist: DocumentId,
     stamp: &mut Stamp<'_>,
 ) -> Result<Option<Content>, Refusal> {
-    let goes = |position: usize| channel.refs.0.get(position).is_some_and(|r| r.is_some_and(|r| r.id == playlist));
+    let goes = |position: usize| {
+        channel
+            .refs
+            .0
+            .get(position)
+            .is_some_and(|r| r.is_some_and(|r| r.id == playlist))
+    };
     if !(0..channel.refs.0.len()).any(goes) {
         return Ok(None);
     }
     let document: Document = channel.document.without_playlists(&goes, stamp)?;
-    let kept = channel.refs.0.iter().enumerate().filter(|(position, _)| !goes(*position));
+    let kept = channel
+        .refs
+        .0
+        .iter()
+        .enumerate()
+        .filter(|(position, _)| !goes(*position));
     let refs = Refs(kept.map(|(_, reference)| *reference).collect());
-    Ok(Some(Content { document, refs, origin: channel.origin }))
+    Ok(Some(Content {
+        document,
+        refs,
+        origin: channel.origin,
+    }))
 }

@@ -91,7 +91,9 @@ fn put(content: &Content, applied: Option<&Content>, commit: &mut Commit) {
     let listed_now = index(document);
     if listed_before != listed_now {
         listed_before.into_iter().for_each(|old| commit.delete(old));
-        listed_now.into_iter().for_each(|new| commit.put(new, keys::document_record(key.id)));
+        listed_now
+            .into_iter()
+            .for_each(|new| commit.put(new, keys::document_record(key.id)));
     }
 
     match key.kind {
@@ -105,7 +107,9 @@ fn put(content: &Content, applied: Option<&Content>, commit: &mut Commit) {
 
 fn delete(key: DocumentKey, applied: &Content, commit: &mut Commit) {
     commit.delete(keys::document(key));
-    keys::created(key.kind, applied.document.created_ms, key.id).into_iter().for_each(|index| commit.delete(index));
+    keys::created(key.kind, applied.document.created_ms, key.id)
+        .into_iter()
+        .for_each(|index| commit.delete(index));
     match key.kind {
         Kind::Playlist => index_items(key.id, None, Some(&applied.document), commit),
         Kind::Channel => {
@@ -118,19 +122,31 @@ fn delete(key: DocumentKey, applied: &Content, commit: &mut Commit) {
 fn index_items(playlist: DocumentId, new: Option<&Document>, old: Option<&Document>, commit: &mut Commit) {
     let places = |document: Option<&Document>| -> BTreeMap<ItemId, (usize, Option<i64>)> {
         let items = document.map_or(&[][..], |document| &document.items);
-        items.iter().enumerate().map(|(position, item)| (item.id, (position, item.created_ms))).collect()
+        items
+            .iter()
+            .enumerate()
+            .map(|(position, item)| (item.id, (position, item.created_ms)))
+            .collect()
     };
     let (before, now) = (places(old), places(new));
     for (id, place) in &before {
         if now.get(id) != Some(place) {
             commit.delete(keys::item(*id));
-            keys::item_created(place.1, *id).into_iter().for_each(|index| commit.delete(index));
+            keys::item_created(place.1, *id)
+                .into_iter()
+                .for_each(|index| commit.delete(index));
         }
     }
     for (id, place) in &now {
         if before.get(id) != Some(place) {
-            let record = Place { playlist, position: place.0 }.to_record();
-            keys::item_created(place.1, *id).into_iter().for_each(|index| commit.put(index, record.as_str()));
+            let record = Place {
+                playlist,
+                position: place.0,
+            }
+            .to_record();
+            keys::item_created(place.1, *id)
+                .into_iter()
+                .for_each(|index| commit.put(index, record.as_str()));
             commit.put(keys::item(*id), record);
         }
     }
@@ -150,7 +166,9 @@ fn index_members(channel: DocumentId, new: Option<&Content>, old: Option<&Conten
     let members = |content: Option<&Content>| content.map(|content| content.refs.playlists()).unwrap_or_default();
     let (before, now): (BTreeSet<_>, BTreeSet<_>) = (members(old), members(new));
     for gone in before.difference(&now) {
-        keys::member(channel, gone.created_ms, gone.id).into_iter().for_each(|index| commit.delete(index));
+        keys::member(channel, gone.created_ms, gone.id)
+            .into_iter()
+            .for_each(|index| commit.delete(index));
     }
     for added in now.difference(&before) {
         keys::member(channel, added.created_ms, added.id)

@@ -53,12 +53,18 @@ pub struct Commit {
 impl Commit {
     /// The entry must be of this revision; 0: must not exist.
     pub fn expect_revision(&mut self, key: Key, revision: u64) {
-        self.checks.push(Check { key, expect: Expect::Revision(revision) });
+        self.checks.push(Check {
+            key,
+            expect: Expect::Revision(revision),
+        });
     }
 
     /// No key of the prefix may have been written after this revision.
     pub fn expect_prefix_unchanged_since(&mut self, prefix: Key, revision: u64) {
-        self.checks.push(Check { key: prefix, expect: Expect::PrefixUnchangedSince(revision) });
+        self.checks.push(Check {
+            key: prefix,
+            expect: Expect::PrefixUnchangedSince(revision),
+        });
     }
 
     /// Writes text that stays.
@@ -68,12 +74,26 @@ impl Commit {
 
     /// Writes text with metadata.
     pub fn put_with(&mut self, key: Key, text: impl Into<String>, metadata: Vec<(&'static str, String)>) {
-        self.changes.insert(key, Change::Put { text: text.into(), metadata, ttl_ms: None });
+        self.changes.insert(
+            key,
+            Change::Put {
+                text: text.into(),
+                metadata,
+                ttl_ms: None,
+            },
+        );
     }
 
     /// Writes text that is gone after `ttl_ms` milliseconds.
     pub fn put_for(&mut self, key: Key, text: impl Into<String>, ttl_ms: i64) {
-        self.changes.insert(key, Change::Put { text: text.into(), metadata: Vec::new(), ttl_ms: Some(ttl_ms) });
+        self.changes.insert(
+            key,
+            Change::Put {
+                text: text.into(),
+                metadata: Vec::new(),
+                ttl_ms: Some(ttl_ms),
+            },
+        );
     }
 
     /// Deletes a key; one that is not there is left so.

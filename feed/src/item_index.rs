@@ -29,7 +29,10 @@ impl Place {
     pub fn parse(record: &str) -> Result<Self, Malformed> {
         const FAULT: Malformed = Malformed("place of an item");
         let (playlist, position) = record.split_once('/').ok_or(FAULT)?;
-        Ok(Self { playlist: playlist.parse().map_err(|_| FAULT)?, position: position.parse().map_err(|_| FAULT)? })
+        Ok(Self {
+            playlist: playlist.parse().map_err(|_| FAULT)?,
+            position: position.parse().map_err(|_| FAULT)?,
+        })
     }
 }
 
@@ -58,7 +61,11 @@ impl Spine {
             .enumerate()
             .filter_map(|(position, item)| {
                 let created_ms = item.created_ms.filter(|ms| crate::keys::time(*ms).is_some())?;
-                Some(Vertebra { created_ms, id: item.id, position })
+                Some(Vertebra {
+                    created_ms,
+                    id: item.id,
+                    position,
+                })
             })
             .collect();
         items.sort_unstable();
@@ -75,7 +82,12 @@ impl Spine {
     #[must_use]
     pub fn to_record(&self) -> String {
         let mut record = String::with_capacity(self.0.len() * 56);
-        for Vertebra { created_ms, id, position } in &self.0 {
+        for Vertebra {
+            created_ms,
+            id,
+            position,
+        } in &self.0
+        {
             writeln!(record, "{created_ms} {id} {position}").expect("a string takes what is written to it");
         }
         record

@@ -88,7 +88,10 @@ pub fn slugs_of_base(kind: Kind, base: &str) -> Key {
 /// Entry of the index by time; none for a document that no list can place.
 #[must_use]
 pub fn created(kind: Kind, created_ms: Option<i64>, id: DocumentId) -> Option<Key> {
-    Some(Key::new(namespace(kind), format!("{CREATED}{}/{id}", time(created_ms?)?)))
+    Some(Key::new(
+        namespace(kind),
+        format!("{CREATED}{}/{id}", time(created_ms?)?),
+    ))
 }
 
 /// Prefix of an index by time.
@@ -121,7 +124,10 @@ pub fn links(playlist: DocumentId) -> Key {
 /// Entry of a channel's index of playlists by time; none for a playlist that no list can place.
 #[must_use]
 pub fn member(channel: DocumentId, created_ms: Option<i64>, playlist: DocumentId) -> Option<Key> {
-    Some(Key::new(CHANNELS, format!("{}{}/{playlist}", members(channel).key, time(created_ms?)?)))
+    Some(Key::new(
+        CHANNELS,
+        format!("{}{}/{playlist}", members(channel).key, time(created_ms?)?),
+    ))
 }
 
 /// Prefix of a channel's index of playlists.
@@ -139,7 +145,10 @@ pub fn item(item: ItemId) -> Key {
 /// Entry of the items' index by time; none for an item that no list can place.
 #[must_use]
 pub fn item_created(created_ms: Option<i64>, item: ItemId) -> Option<Key> {
-    Some(Key::new(PLAYLIST_ITEMS, format!("{CREATED}{}/{item}", time(created_ms?)?)))
+    Some(Key::new(
+        PLAYLIST_ITEMS,
+        format!("{CREATED}{}/{item}", time(created_ms?)?),
+    ))
 }
 
 /// Times of one playlist's items.
@@ -195,7 +204,10 @@ mod tests {
         let key = |ms| created(Kind::Playlist, Some(ms), id).expect("a listed time").key;
         assert!(key(0) < key(9));
         assert!(key(9) < key(1_748_970_060_000));
-        assert_eq!(key(1_748_970_060_000), "created/1748970060000/385f79b6-a45f-4c1c-8080-e93a192adccc");
+        assert_eq!(
+            key(1_748_970_060_000),
+            "created/1748970060000/385f79b6-a45f-4c1c-8080-e93a192adccc"
+        );
     }
 
     #[test]

@@ -50,7 +50,11 @@ impl OperationRecord {
         Self {
             id: message.operation,
             state,
-            resource: message.documents.first().map(|key| resource_path(*key)).unwrap_or_default(),
+            resource: message
+                .documents
+                .first()
+                .map(|key| resource_path(*key))
+                .unwrap_or_default(),
             accepted_at: message.accepted_at.clone(),
             finished_at: None,
             reason: None,
@@ -118,16 +122,25 @@ mod document_keys {
     use crate::id::DocumentKey;
 
     pub(super) fn serialize<S: Serializer>(keys: &[DocumentKey], serializer: S) -> Result<S::Ok, S::Error> {
-        keys.iter().map(ToString::to_string).collect::<Vec<_>>().serialize(serializer)
+        keys.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DocumentKey>, D::Error> {
         let texts = Vec::<String>::deserialize(deserializer)?;
-        texts.iter().map(|text| parse(text).ok_or_else(|| D::Error::custom("a document is <kind>/<uuid>"))).collect()
+        texts
+            .iter()
+            .map(|text| parse(text).ok_or_else(|| D::Error::custom("a document is <kind>/<uuid>")))
+            .collect()
     }
 
     fn parse(text: &str) -> Option<DocumentKey> {
         let (kind, id) = text.split_once('/')?;
-        Some(DocumentKey { kind: kind.parse().ok()?, id: id.parse().ok()? })
+        Some(DocumentKey {
+            kind: kind.parse().ok()?,
+            id: id.parse().ok()?,
+        })
     }
 }

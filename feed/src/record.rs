@@ -47,7 +47,9 @@ pub fn document_state(document: DocumentKey, records: [Option<Record>; 4]) -> Re
         applied_revision: revision(&applied),
         pending_revision: revision(&pending),
         applied: applied.map(|record| content(document.kind, record, refs)).transpose()?,
-        pending: pending.map(|record| read_pending(document, record, pending_refs)).transpose()?,
+        pending: pending
+            .map(|record| read_pending(document, record, pending_refs))
+            .transpose()?,
     })
 }
 
@@ -64,7 +66,11 @@ pub fn accepted_playlist(
         None => applied,
     };
     let Some(record) = accepted else { return Ok(None) };
-    let created_ms = record.metadata.get(META_CREATED).map(|text| parse(text, META_CREATED)).transpose()?;
+    let created_ms = record
+        .metadata
+        .get(META_CREATED)
+        .map(|text| parse(text, META_CREATED))
+        .transpose()?;
     Ok(Some(PlaylistRef { id, created_ms }))
 }
 
@@ -82,7 +88,10 @@ fn read_pending(document: DocumentKey, record: Record, refs: Option<Record>) -> 
     let operation = parse(record.meta(META_OPERATION)?, META_OPERATION)?;
     let version = match record.meta(META_CHANGE)? {
         CHANGE_PUT => Version::Put(content(document.kind, record, refs)?),
-        CHANGE_DELETE => Version::Delete { key: document, slug: parse(record.meta(META_SLUG)?, META_SLUG)? },
+        CHANGE_DELETE => Version::Delete {
+            key: document,
+            slug: parse(record.meta(META_SLUG)?, META_SLUG)?,
+        },
         _ => return Err(Malformed(META_CHANGE)),
     };
     Ok(Pending { operation, version })

@@ -79,7 +79,10 @@ impl fmt::Display for Refs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for reference in &self.0 {
             match reference {
-                Some(PlaylistRef { id, created_ms: Some(ms) }) => writeln!(f, "{id} {ms}")?,
+                Some(PlaylistRef {
+                    id,
+                    created_ms: Some(ms),
+                }) => writeln!(f, "{id} {ms}")?,
                 Some(PlaylistRef { id, created_ms: None }) => writeln!(f, "{id}")?,
                 None => writeln!(f, "-")?,
             }
@@ -100,7 +103,10 @@ impl FromStr for Refs {
                     id: id.parse().map_err(|_| FAULT)?,
                     created_ms: Some(ms.parse().map_err(|_| FAULT)?),
                 })),
-                None => Ok(Some(PlaylistRef { id: line.parse().map_err(|_| FAULT)?, created_ms: None })),
+                None => Ok(Some(PlaylistRef {
+                    id: line.parse().map_err(|_| FAULT)?,
+                    created_ms: None,
+                })),
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -244,10 +250,16 @@ mod tests {
     fn references_read_back() {
         let id: DocumentId = "385f79b6-a45f-4c1c-8080-e93a192adccc".parse().expect("an id");
         let refs = Refs(vec![
-            Some(PlaylistRef { id, created_ms: Some(1_748_970_060_000) }),
+            Some(PlaylistRef {
+                id,
+                created_ms: Some(1_748_970_060_000),
+            }),
             None,
             Some(PlaylistRef { id, created_ms: None }),
-            Some(PlaylistRef { id, created_ms: Some(-5) }),
+            Some(PlaylistRef {
+                id,
+                created_ms: Some(-5),
+            }),
         ]);
         assert_eq!(refs.to_string().parse(), Ok(refs.clone()));
         assert_eq!("".parse(), Ok(Refs::default()));

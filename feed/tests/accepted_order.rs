@@ -23,7 +23,6 @@ use serde_json::{Value, json};
 const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
 const PLAYLISTS: usize = 2;
 
-
 /// Keys in memory, with the rules of a commit.
 #[derive(Default)]
 struct Store {
@@ -36,9 +35,7 @@ impl Store {
         let holds = commit.checks.iter().all(|check| match check.expect {
             Expect::Revision(revision) => self.rows.get(&check.key).map_or(0, |row| row.revision) == revision,
             Expect::PrefixUnchangedSince(revision) => !self.rows.iter().any(|(key, row)| {
-                key.namespace == check.key.namespace
-                    && key.key.starts_with(&check.key.key)
-                    && row.revision > revision
+                key.namespace == check.key.namespace && key.key.starts_with(&check.key.key) && row.revision > revision
             }),
         });
         if holds {
@@ -46,9 +43,15 @@ impl Store {
             for (key, change) in &commit.changes {
                 match change {
                     Change::Put { text, metadata, .. } => {
-                        let metadata: HashMap<_, _> =
-                            metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-                        let record = Record { text: text.clone(), metadata, revision: self.revision };
+                        let metadata: HashMap<_, _> = metadata
+                            .iter()
+                            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                            .collect();
+                        let record = Record {
+                            text: text.clone(),
+                            metadata,
+                            revision: self.revision,
+                        };
                         self.rows.insert(key.clone(), record);
                     }
                     Change::Delete => {
@@ -67,11 +70,17 @@ impl Store {
 
     fn state(&self, write: &Write) -> State {
         let key = write.key();
-        let mut state = State { links_revision: self.revision, ..State::default() };
+        let mut state = State {
+            links_revision: self.revision,
+            ..State::default()
+        };
         state.documents.insert(key, self.document(key));
         if let Write::DeletePlaylist(id) = write {
             for channel in self.under(&keys::links(*id)) {
-                let channel = DocumentKey { kind: Kind::Channel, id: channel.parse().expect("a channel's id") };
+                let channel = DocumentKey {
+                    kind: Kind::Channel,
+                    id: channel.parse().expect("a channel's id"),
+                };
                 state.documents.insert(channel, self.document(channel));
             }
         }
@@ -81,9 +90,16 @@ impl Store {
     }
 
     fn resolve(&self, url: &str) -> Resolved {
-        let id: DocumentId = url.rsplit('/').next().and_then(|id| id.parse().ok()).expect("a playlist's URL");
-        let [applied, pending, ..] =
-            document_keys(DocumentKey { kind: Kind::Playlist, id }).map(|key| self.rows.get(&key).cloned());
+        let id: DocumentId = url
+            .rsplit('/')
+            .next()
+            .and_then(|id| id.parse().ok())
+            .expect("a playlist's URL");
+        let [applied, pending, ..] = document_keys(DocumentKey {
+            kind: Kind::Playlist,
+            id,
+        })
+        .map(|key| self.rows.get(&key).cloned());
         let found = accepted_playlist(id, applied, pending).expect("what was written reads back");
         found.map_or(Resolved::Unknown, Resolved::Playlist)
     }
@@ -91,13 +107,20 @@ impl Store {
     /// What follows the prefix in the keys that begin with it.
     fn under(&self, prefix: &Key) -> Vec<String> {
         let keys = self.rows.keys().filter(|key| key.namespace == prefix.namespace);
-        keys.filter_map(|key| key.key.strip_prefix(&prefix.key).map(str::to_owned)).collect()
+        keys.filter_map(|key| key.key.strip_prefix(&prefix.key).map(str::to_owned))
+            .collect()
     }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { kind: Kind, target: usize, verb: Verb, queued: bool, links: Vec<usize> },
+    Write {
+        kind: Kind,
+        target: usize,
+        verb: Verb,
+        queued: bool,
+        links: Vec<usize>,
+    },
     /// Deliver one of the messages sent so far, which may have been delivered before.
     Deliver(usize),
 }
@@ -118,7 +141,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Verb::Delete)
     ];
     let kind = prop_oneof![Just(Kind::Playlist), Just(Kind::Channel)];
-    let write = (kind, 0..2_usize, verb, any::<bool>(), prop::collection::vec(0..PLAYLISTS, 1..4));
+    let write = (
+        kind,
+        0..2_usize,
+        verb,
+        any::<bool>(),
+        prop::collection::vec(0..PLAYLISTS, 1..4),
+    );
     prop_oneof![
         3 => write.prop_map(|(kind, target, verb, queued, links)| Step::Write { kind, target, verb, queued, links }),
         2 => (0..20_usize).prop_map(Step::Deliver),
@@ -152,7 +181,13 @@ impl History {
     fn run(&mut self, step: &Step) {
         self.now_ms += 7;
         match step {
-            Step::Write { kind, target, verb, queued, links } => {
+            Step::Write {
+                kind,
+                target,
+                verb,
+                queued,
+                links,
+            } => {
                 if let Some(write) = self.write(*kind, *target, *verb, links) {
                     self.accept(&write, *queued);
                 }
@@ -182,17 +217,24 @@ impl History {
             self.ids.insert((kind, target), id);
             let slug = slug::draw(&slug::base(&title, kind), &mut self.rng);
             return Some(match kind {
-                Kind::Playlist => {
-                    Write::CreatePlaylist { id, slug, draft: PlaylistDraft::parse(playlist).expect("valid") }
-                }
-                Kind::Channel => Write::CreateChannel { id, slug, draft: ChannelDraft::parse(channel).expect("valid") },
+                Kind::Playlist => Write::CreatePlaylist {
+                    id,
+                    slug,
+                    draft: PlaylistDraft::parse(playlist).expect("valid"),
+                },
+                Kind::Channel => Write::CreateChannel {
+                    id,
+                    slug,
+                    draft: ChannelDraft::parse(channel).expect("valid"),
+                },
             });
         }
         let id = *self.ids.get(&(kind, target))?;
         match (kind, verb) {
-            (Kind::Playlist, Verb::Replace) => {
-                Some(Write::ReplacePlaylist(id, PlaylistDraft::parse(playlist).expect("valid")))
-            }
+            (Kind::Playlist, Verb::Replace) => Some(Write::ReplacePlaylist(
+                id,
+                PlaylistDraft::parse(playlist).expect("valid"),
+            )),
             (Kind::Playlist, Verb::Patch) => {
                 let patch = PlaylistPatch::parse(object(json!({"summary": title}))).expect("valid");
                 Some(Write::PatchPlaylist(id, patch))
@@ -202,8 +244,15 @@ impl History {
                 Some(Write::ReplaceChannel(id, ChannelDraft::parse(channel).expect("valid")))
             }
             (Kind::Channel, Verb::Patch) => {
-                let patch = if urls.is_empty() { json!({"summary": title}) } else { json!({"playlists": urls}) };
-                Some(Write::PatchChannel(id, ChannelPatch::parse(object(patch)).expect("valid")))
+                let patch = if urls.is_empty() {
+                    json!({"summary": title})
+                } else {
+                    json!({"playlists": urls})
+                };
+                Some(Write::PatchChannel(
+                    id,
+                    ChannelPatch::parse(object(patch)).expect("valid"),
+                ))
             }
             (Kind::Channel, Verb::Delete) => Some(Write::DeleteChannel(id)),
             _ => None,
@@ -212,7 +261,11 @@ impl History {
 
     fn accept(&mut self, write: &Write, queued: bool) {
         let state = self.store.state(write);
-        let mut stamp = Stamp { now_ms: self.now_ms, signer: &self.signer, rng: &mut self.rng };
+        let mut stamp = Stamp {
+            now_ms: self.now_ms,
+            signer: &self.signer,
+            rng: &mut self.rng,
+        };
         let versions = match accept(write, &state, &mut stamp) {
             Ok(versions) => versions,
             Err(Refusal::NotFound | Refusal::UnknownPlaylist(_)) => return,
@@ -225,13 +278,22 @@ impl History {
             commit_applied(&versions, write, &state)
         };
         assert!(self.store.commit(&commit), "nothing else was going on");
-        self.messages.extend(commit.message.map(|text| OperationMessage::parse(&text).expect("our own message")));
-        self.accepted.extend(versions.into_iter().map(|version| (version.key(), version)));
+        self.messages.extend(
+            commit
+                .message
+                .map(|text| OperationMessage::parse(&text).expect("our own message")),
+        );
+        self.accepted
+            .extend(versions.into_iter().map(|version| (version.key(), version)));
     }
 
     fn deliver(&mut self, index: usize) {
         let message = &self.messages[index];
-        let documents = message.documents.iter().map(|key| (*key, self.store.document(*key))).collect();
+        let documents = message
+            .documents
+            .iter()
+            .map(|key| (*key, self.store.document(*key)))
+            .collect();
         let (commit, _) = apply_owned(message.operation, &documents);
         assert!(self.store.commit(&commit), "nothing else was going on");
     }
@@ -241,7 +303,14 @@ impl History {
         for index in (0..self.messages.len()).rev() {
             self.deliver(index);
         }
-        assert_eq!(self.store.rows.keys().filter(|key| key.namespace == keys::PENDING).count(), 0);
+        assert_eq!(
+            self.store
+                .rows
+                .keys()
+                .filter(|key| key.namespace == keys::PENDING)
+                .count(),
+            0
+        );
         let mut expected: BTreeMap<Key, String> = BTreeMap::new();
         let mut links = BTreeSet::new();
         for (key, version) in &self.accepted {
@@ -251,7 +320,10 @@ impl History {
                 continue;
             };
             let applied = applied.unwrap_or_else(|| panic!("{key} was accepted and is not there"));
-            assert_eq!(applied.document.text, content.document.text, "{key} is not the version accepted last");
+            assert_eq!(
+                applied.document.text, content.document.text,
+                "{key} is not the version accepted last"
+            );
             assert_eq!(applied.refs, content.refs);
             expected.insert(keys::slug(key.kind, &content.document.slug), key.id.to_string());
             for reference in content.refs.playlists() {
@@ -266,7 +338,10 @@ impl History {
             for (position, item) in content.document.items.iter().enumerate() {
                 let place = format!("{}/{position}", key.id);
                 expected.insert(keys::item(item.id), place.clone());
-                expected.insert(keys::item_created(item.created_ms, item.id).expect("a listed time"), place);
+                expected.insert(
+                    keys::item_created(item.created_ms, item.id).expect("a listed time"),
+                    place,
+                );
             }
         }
         let found: BTreeMap<Key, String> = self
@@ -274,18 +349,32 @@ impl History {
             .rows
             .iter()
             .filter(|(key, _)| {
-                ["slug/", "created/", "member/"].iter().any(|prefix| key.key.starts_with(prefix))
+                ["slug/", "created/", "member/"]
+                    .iter()
+                    .any(|prefix| key.key.starts_with(prefix))
                     || (key.namespace == keys::PLAYLIST_ITEMS && key.key.starts_with("id/"))
             })
             .map(|(key, row)| (key.clone(), row.text.clone()))
             .collect();
         assert_eq!(found, expected, "the indexes are those of the documents");
-        let found: BTreeSet<_> = self.store.rows.keys().filter(|key| key.key.starts_with("of/")).cloned().collect();
+        let found: BTreeSet<_> = self
+            .store
+            .rows
+            .keys()
+            .filter(|key| key.key.starts_with("of/"))
+            .cloned()
+            .collect();
         assert_eq!(found, links, "the links are those of the channels");
         for channel in self.accepted.values().filter_map(Version::content) {
             for reference in channel.refs.ids() {
-                let playlist = DocumentKey { kind: Kind::Playlist, id: reference };
-                assert!(self.store.document(playlist).applied.is_some(), "a channel refers to a deleted playlist");
+                let playlist = DocumentKey {
+                    kind: Kind::Playlist,
+                    id: reference,
+                };
+                assert!(
+                    self.store.document(playlist).applied.is_some(),
+                    "a channel refers to a deleted playlist"
+                );
             }
         }
     }

@@ -44,9 +44,16 @@ pub(crate) async fn apply(
     for _ in 0..COMMIT_ATTEMPTS_MAX {
         let documents = store.documents(&message.documents).await?;
         let (mut commit, tally) = apply_owned(message.operation, &documents);
-        let state = if tally.applied > 0 { OperationState::Applied } else { OperationState::Superseded };
+        let state = if tally.applied > 0 {
+            OperationState::Applied
+        } else {
+            OperationState::Superseded
+        };
         record(message, state, None, clock, &mut commit);
-        match store.commit(commit, vec![settlement(receipt, Action::Ack(Ack {}))]).await? {
+        match store
+            .commit(commit, vec![settlement(receipt, Action::Ack(Ack {}))])
+            .await?
+        {
             Outcome::Committed { .. } => return Ok(Applied::Done(tally)),
             Outcome::Conflict { lease_lost: true, .. } => return Ok(Applied::LeaseLost),
             Outcome::Conflict { .. } => {}
@@ -66,22 +73,21 @@ pub(crate) async fn bury(
 ) -> Result<(), FeedStoreError> {
     let mut commit = Commit::default();
     record(message, OperationState::Failed, Some(reason), clock, &mut commit);
-    let dead = Action::Dead(Dead { reason: reason.to_owned() });
+    let dead = Action::Dead(Dead {
+        reason: reason.to_owned(),
+    });
     store.commit(commit, vec![settlement(receipt, dead)]).await.map(|_| ())
 }
 
 /// A settlement of one receipt.
 pub(crate) fn settlement(receipt: &[u8], action: Action) -> v1::Settlement {
-    v1::Settlement { receipt: receipt.to_vec().into(), action: Some(action) }
+    v1::Settlement {
+        receipt: receipt.to_vec().into(),
+        action: Some(action),
+    }
 }
 
-fn record(
-    message: &OperationMessage,
-    state: OperationState,
-    reason: Option<&str>,
-    clock: &Clock,
-    commit: &mut Commit,
-) {
+fn record(message: &OperationMessage, state: OperationState, reason: Option<&str>, clock: &Clock, commit: &mut Commit) {
     let record = OperationRecord {
         finished_at: Some(time::to_text(clock.now_ms())),
         reason: reason.map(str::to_owned),

@@ -36,7 +36,10 @@ pub struct ConsumerArgs {
 
 impl From<ConsumerArgs> for Settings {
     fn from(args: ConsumerArgs) -> Self {
-        Self { concurrency: args.consumer_concurrency, lease: args.consumer_lease_ms }
+        Self {
+            concurrency: args.consumer_concurrency,
+            lease: args.consumer_lease_ms,
+        }
     }
 }
 
@@ -49,7 +52,10 @@ fn parse_concurrency(text: &str) -> Result<NonZeroU32, String> {
 }
 
 fn parse_lease(text: &str) -> Result<Duration, String> {
-    let lease = text.parse().map(Duration::from_millis).map_err(|_| "not a number of milliseconds".to_owned())?;
+    let lease = text
+        .parse()
+        .map(Duration::from_millis)
+        .map_err(|_| "not a number of milliseconds".to_owned())?;
     if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
         return Err(format!("from {} to {}", LEASE_MIN.as_millis(), LEASE_MAX.as_millis()));
     }

@@ -5,9 +5,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use feed::operation::OperationMessage;
 use feed_store::{FeedStore, WRITE_QUEUE};
-use proto::client::ClientError;
+use proto::client::{ClientError, StorageClient};
 use proto::v1;
 use proto::v1::settlement::{Action, Dead, Extend, Nack};
 use proto::v1::settlement_result::Status;
@@ -87,7 +88,11 @@ pub async fn run(store: FeedStore, settings: Settings, clock: Clock, shutdown: C
                 }
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, pause_ms = pause.as_millis(), "no messages");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    pause_ms = pause.as_millis(),
+                    "no messages"
+                );
                 drop(free);
                 tokio::select! {
                     () = shutdown.cancelled() => break,
@@ -99,7 +104,10 @@ pub async fn run(store: FeedStore, settings: Settings, clock: Clock, shutdown: C
     }
     let finish = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN_MAX, finish).await.is_err() {
-        tracing::warn!(messages = tasks.len(), "stopped with messages at work; their leases will run out");
+        tracing::warn!(
+            messages = tasks.len(),
+            "stopped with messages at work; their leases will run out"
+        );
     }
 }
 
@@ -113,7 +121,7 @@ pub async fn drain(store: FeedStore, settings: Settings, clock: Clock) -> Result
             return Ok(handled);
         }
         for delivery in deliveries {
-            worker.handle(delivery).await;
+            worker.clone().handle(delivery).await;
             handled += 1;
         }
     }
@@ -133,31 +141,37 @@ impl Worker {
     }
 
     /// Applies one message, holding its lease meanwhile, and settles it whatever comes of it.
-    async fn handle(&self, delivery: v1::Delivery) {
+    async fn handle(self, delivery: v1::Delivery) {
         let v1::Delivery { message, receipt, .. } = delivery;
         let message = message.unwrap_or_default();
         let span = tracing::info_span!("message", message.id = message.id, queue.attempt = message.attempt);
-        async {
-            let text = match &message.content {
-                Some(v1::message::Content::Text(text)) => text.as_str(),
-                _ => "",
-            };
-            match OperationMessage::parse(text) {
-                Ok(operation) => self.handle_operation(&operation, message.attempt, &receipt).await,
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "message buried");
-                    self.settle(&receipt, Action::Dead(Dead { reason: error.to_string() })).await;
-                }
-            }
-        }
-        .instrument(span)
-        .await;
+        self.handle_message(message, receipt).instrument(span).await;
     }
 
-    async fn handle_operation(&self, operation: &OperationMessage, attempt: u32, receipt: &[u8]) {
+    async fn handle_message(self, message: v1::Message, receipt: Bytes) {
+        let text = match &message.content {
+            Some(v1::message::Content::Text(text)) => text.as_str(),
+            _ => "",
+        };
+        match OperationMessage::parse(text) {
+            Ok(operation) => self.handle_operation(&operation, message.attempt, &receipt).await,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "message buried");
+                self.settle(
+                    &receipt,
+                    Action::Dead(Dead {
+                        reason: error.to_string(),
+                    }),
+                )
+                .await;
+            }
+        }
+    }
+
+    async fn handle_operation(self, operation: &OperationMessage, attempt: u32, receipt: &[u8]) {
         let applied = tokio::select! {
             applied = apply(&self.store, &self.clock, operation, receipt) => applied,
-            () = self.hold_lease(receipt) => Ok(Applied::LeaseLost),
+            () = hold_lease(self.store.client().clone(), self.settings.lease, receipt) => Ok(Applied::LeaseLost),
         };
         let error = match applied {
             Ok(Applied::Done(tally)) => {
@@ -179,32 +193,47 @@ impl Worker {
         if attempt >= ATTEMPTS_MAX && !is_transient(&error) {
             tracing::error!(operation.id = %operation.operation, reason, "operation failed for good");
             if let Err(error) = bury(&self.store, &self.clock, operation, receipt, &reason).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "message not buried; its lease will run out");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "message not buried; its lease will run out"
+                );
             }
         } else {
             tracing::warn!(operation.id = %operation.operation, reason, "operation put back");
-            self.settle(receipt, Action::Nack(Nack { delay: None, error: reason, refund_attempt: is_transient(&error) }))
-                .await;
-        }
-    }
-
-    /// Extends the lease again and again; returns when it is lost.
-    async fn hold_lease(&self, receipt: &[u8]) {
-        loop {
-            tokio::time::sleep(self.settings.lease / EXTEND_PART).await;
-            let extend = Action::Extend(Extend { lease: Some(duration(self.settings.lease)) });
-            match self.store.client().settle(vec![settlement(receipt, extend)]).await {
-                Ok(results) if results.iter().all(|result| result.status() == Status::Ok) => {}
-                Ok(_) => return,
-                // The next try may still come in time; if it does not, the commit is refused.
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "lease not extended"),
-            }
+            self.settle(
+                receipt,
+                Action::Nack(Nack {
+                    delay: None,
+                    error: reason,
+                    refund_attempt: is_transient(&error),
+                }),
+            )
+            .await;
         }
     }
 
     async fn settle(&self, receipt: &[u8], action: Action) {
         if let Err(error) = self.store.client().settle(vec![settlement(receipt, action)]).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "message not settled; its lease will run out");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "message not settled; its lease will run out"
+            );
+        }
+    }
+}
+
+/// Extends the lease again and again; returns when it is lost.
+async fn hold_lease(client: StorageClient, lease: Duration, receipt: &[u8]) {
+    loop {
+        tokio::time::sleep(lease / EXTEND_PART).await;
+        let extend = Action::Extend(Extend {
+            lease: Some(duration(lease)),
+        });
+        match client.settle(vec![settlement(receipt, extend)]).await {
+            Ok(results) if results.iter().all(|result| result.status() == Status::Ok) => {}
+            Ok(_) => return,
+            // The next try may still come in time; if it does not, the commit is refused.
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "lease not extended"),
         }
     }
 }

@@ -32,10 +32,15 @@ impl FeedStore {
         let keys: Vec<Key> = commit.checks.iter().map(|check| check.key.clone()).collect();
         let request = request(commit, settlements)?;
         match self.client.commit(request).await? {
-            Answer::Committed(committed) => Ok(Outcome::Committed { revision: committed.revision }),
+            Answer::Committed(committed) => Ok(Outcome::Committed {
+                revision: committed.revision,
+            }),
             Answer::Conflict(conflict) => {
                 let index = |index: &u32| usize::try_from(*index).ok();
-                let failed = conflict.failed_checks.iter().filter_map(|check| keys.get(index(check)?).cloned());
+                let failed = conflict
+                    .failed_checks
+                    .iter()
+                    .filter_map(|check| keys.get(index(check)?).cloned());
                 Ok(Outcome::Conflict {
                     failed: failed.collect(),
                     lease_lost: !conflict.failed_settlements.is_empty(),
@@ -46,8 +51,15 @@ impl FeedStore {
 }
 
 fn request(commit: Commit, settlements: Vec<v1::Settlement>) -> Result<v1::CommitRequest, FeedStoreError> {
-    let Commit { checks, changes, message } = commit;
-    let bytes: usize = changes.iter().map(|(key, change)| key.key.len() + change_bytes(change)).sum();
+    let Commit {
+        checks,
+        changes,
+        message,
+    } = commit;
+    let bytes: usize = changes
+        .iter()
+        .map(|(key, change)| key.key.len() + change_bytes(change))
+        .sum();
     if bytes > COMMIT_BYTES_MAX || changes.len() > COMMIT_MUTATIONS_MAX || checks.len() > COMMIT_CHECKS_MAX {
         return Err(FeedStoreError::TooLarge);
     }
@@ -76,7 +88,11 @@ fn request(commit: Commit, settlements: Vec<v1::Settlement>) -> Result<v1::Commi
 fn change_bytes(change: &Change) -> usize {
     match change {
         Change::Put { text, metadata, .. } => {
-            text.len() + metadata.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+            text.len()
+                + metadata
+                    .iter()
+                    .map(|(name, value)| name.len() + value.len())
+                    .sum::<usize>()
         }
         Change::Delete => 0,
     }
@@ -86,12 +102,18 @@ fn mutation((key, change): (Key, Change)) -> v1::Mutation {
     match change {
         Change::Delete => v1::Mutation::delete(key.namespace, &key.key),
         Change::Put { text, metadata, ttl_ms } => {
-            let metadata = metadata.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let metadata = metadata
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
             match ttl_ms {
                 None => v1::Mutation::put_text(key.namespace, &key.key, text, metadata),
                 Some(ms) => {
                     let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).unwrap_or_default();
-                    let ttl = Duration { seconds: ms.div_euclid(1000), nanos };
+                    let ttl = Duration {
+                        seconds: ms.div_euclid(1000),
+                        nanos,
+                    };
                     v1::Mutation::put_text_for(key.namespace, &key.key, text, metadata, ttl)
                 }
             }

@@ -43,7 +43,9 @@ impl FeedStore {
     pub async fn id_of_slug(&self, kind: Kind, slug: &Slug) -> Result<Option<DocumentId>, FeedStoreError> {
         let key = keys::slug(kind, slug);
         let entry = self.client.get(key.namespace, &key.key).await?;
-        entry.map(|entry| parse(&key, entry.text().unwrap_or_default())).transpose()
+        entry
+            .map(|entry| parse(&key, entry.text().unwrap_or_default()))
+            .transpose()
     }
 
     /// The ids that playlist slugs stand for; those that stand for nothing are left out.
@@ -53,8 +55,14 @@ impl FeedStore {
     ) -> Result<BTreeMap<Slug, DocumentId>, FeedStoreError> {
         let wanted: Vec<_> = slugs.iter().map(|slug| keys::slug(Kind::Playlist, slug)).collect();
         let entries = self.entries(&wanted, Values::Included).await?;
-        let found = slugs.iter().zip(&wanted).zip(entries).filter_map(|(name, entry)| Some((name, entry?)));
-        found.map(|((slug, key), entry)| Ok((slug.clone(), parse(key, entry.text().unwrap_or_default())?))).collect()
+        let found = slugs
+            .iter()
+            .zip(&wanted)
+            .zip(entries)
+            .filter_map(|(name, entry)| Some((name, entry?)));
+        found
+            .map(|((slug, key), entry)| Ok((slug.clone(), parse(key, entry.text().unwrap_or_default())?)))
+            .collect()
     }
 
     /// Which of the playlists exist in the accepted state, with their times of creation; and the revision of the key
@@ -65,7 +73,10 @@ impl FeedStore {
     ) -> Result<(BTreeMap<DocumentId, PlaylistRef>, u64), FeedStoreError> {
         let mut wanted = vec![keys::playlist_deleted()];
         for id in ids {
-            let key = DocumentKey { kind: Kind::Playlist, id: *id };
+            let key = DocumentKey {
+                kind: Kind::Playlist,
+                id: *id,
+            };
             wanted.push(keys::document(key));
             wanted.push(keys::pending(key));
         }
@@ -76,7 +87,15 @@ impl FeedStore {
         for id in ids {
             let (applied, pending) = (next().map(record), next().map(record));
             let accepted = accepted_playlist(*id, applied, pending);
-            let accepted = accepted.map_err(|fault| malformed(&keys::document(DocumentKey { kind: Kind::Playlist, id: *id }), fault))?;
+            let accepted = accepted.map_err(|fault| {
+                malformed(
+                    &keys::document(DocumentKey {
+                        kind: Kind::Playlist,
+                        id: *id,
+                    }),
+                    fault,
+                )
+            })?;
             found.extend(accepted.map(|reference| (*id, reference)));
         }
         Ok((found, deleted_revision))
@@ -85,7 +104,10 @@ impl FeedStore {
     /// The channels linked to a playlist, up to `limit`.
     pub async fn links(&self, playlist: DocumentId, limit: usize) -> Result<Links, FeedStoreError> {
         let prefix = keys::links(playlist);
-        let mut links = Links { channels: Vec::new(), revision: 0 };
+        let mut links = Links {
+            channels: Vec::new(),
+            revision: 0,
+        };
         let mut page_token = String::new();
         loop {
             let page = self
@@ -144,7 +166,10 @@ impl FeedStore {
         for part in wanted.chunks(BATCH_GET_KEYS_MAX) {
             let refs: Vec<_> = part
                 .iter()
-                .map(|key| v1::KeyRef { namespace: key.namespace.to_owned(), key: key.key.clone() })
+                .map(|key| v1::KeyRef {
+                    namespace: key.namespace.to_owned(),
+                    key: key.key.clone(),
+                })
                 .collect();
             entries.extend(self.client.batch_get(&refs, values).await?.entries);
         }
@@ -166,7 +191,11 @@ fn record(entry: v1::Entry) -> Record {
         // What was left out, or is not ours: reads as empty, and is then malformed where a text is needed.
         _ => String::new(),
     };
-    Record { text, metadata: entry.metadata, revision: entry.revision }
+    Record {
+        text,
+        metadata: entry.metadata,
+        revision: entry.revision,
+    }
 }
 
 fn parse<T>(key: &Key, text: &str) -> Result<T, FeedStoreError>
@@ -177,5 +206,8 @@ where
 }
 
 fn malformed(key: &Key, fault: impl std::error::Error + Send + Sync + 'static) -> FeedStoreError {
-    FeedStoreError::Malformed { key: format!("{}/{}", key.namespace, key.key), fault: Box::new(fault) }
+    FeedStoreError::Malformed {
+        key: format!("{}/{}", key.namespace, key.key),
+        fault: Box::new(fault),
+    }
 }

@@ -90,10 +90,8 @@ fn put(content: &Content, applied: Option<&Content>, commit: &mut Commit) {
     let listed_before = applied.and_then(|applied| index(&applied.document));
     let listed_now = index(document);
     if listed_before != listed_now {
-        listed_before.into_iter().for_each(|old| commit.delete(old));
-        listed_now
-            .into_iter()
-            .for_each(|new| commit.put(new, keys::document_record(key.id)));
+        commit.delete_any(listed_before);
+        commit.put_any(listed_now, &keys::document_record(key.id));
     }
 
     match key.kind {
@@ -107,9 +105,7 @@ fn put(content: &Content, applied: Option<&Content>, commit: &mut Commit) {
 
 fn delete(key: DocumentKey, applied: &Content, commit: &mut Commit) {
     commit.delete(keys::document(key));
-    keys::created(key.kind, applied.document.created_ms, key.id)
-        .into_iter()
-        .for_each(|index| commit.delete(index));
+    commit.delete_any(keys::created(key.kind, applied.document.created_ms, key.id));
     match key.kind {
         Kind::Playlist => index_items(key.id, None, Some(&applied.document), commit),
         Kind::Channel => {
@@ -132,9 +128,7 @@ fn index_items(playlist: DocumentId, new: Option<&Document>, old: Option<&Docume
     for (id, place) in &before {
         if now.get(id) != Some(place) {
             commit.delete(keys::item(*id));
-            keys::item_created(place.1, *id)
-                .into_iter()
-                .for_each(|index| commit.delete(index));
+            commit.delete_any(keys::item_created(place.1, *id));
         }
     }
     for (id, place) in &now {
@@ -144,9 +138,7 @@ fn index_items(playlist: DocumentId, new: Option<&Document>, old: Option<&Docume
                 position: place.0,
             }
             .to_record();
-            keys::item_created(place.1, *id)
-                .into_iter()
-                .for_each(|index| commit.put(index, record.as_str()));
+            commit.put_any(keys::item_created(place.1, *id), &record);
             commit.put(keys::item(*id), record);
         }
     }
@@ -166,13 +158,12 @@ fn index_members(channel: DocumentId, new: Option<&Content>, old: Option<&Conten
     let members = |content: Option<&Content>| content.map(|content| content.refs.playlists()).unwrap_or_default();
     let (before, now): (BTreeSet<_>, BTreeSet<_>) = (members(old), members(new));
     for gone in before.difference(&now) {
-        keys::member(channel, gone.created_ms, gone.id)
-            .into_iter()
-            .for_each(|index| commit.delete(index));
+        commit.delete_any(keys::member(channel, gone.created_ms, gone.id));
     }
     for added in now.difference(&before) {
-        keys::member(channel, added.created_ms, added.id)
-            .into_iter()
-            .for_each(|index| commit.put(index, keys::document_record(added.id)));
+        commit.put_any(
+            keys::member(channel, added.created_ms, added.id),
+            &keys::document_record(added.id),
+        );
     }
 }

@@ -100,4 +100,18 @@ impl Commit {
     pub fn delete(&mut self, key: Key) {
         self.changes.insert(key, Change::Delete);
     }
+
+    /// Writes an index entry, if the document has one.
+    pub(crate) fn put_any(&mut self, key: Option<Key>, text: &str) {
+        if let Some(key) = key {
+            self.put(key, text);
+        }
+    }
+
+    /// Deletes an index entry, if the document had one.
+    pub(crate) fn delete_any(&mut self, key: Option<Key>) {
+        if let Some(key) = key {
+            self.delete(key);
+        }
+    }
 }

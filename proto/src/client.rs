@@ -27,8 +27,12 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A probe not answered for this long closes the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, TransportError>;
+
+/// What the connection said. A type of its own: futures over a bare boxed error cannot be proven `Send`.
+#[derive(Debug, thiserror::Error)]
+#[error("transport failed")]
+struct TransportError(#[source] tonic::transport::Error);
 
 /// Why a call to the storage service failed.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +124,7 @@ impl StorageClient {
             .http2_adaptive_window(true)
             .tcp_nodelay(true);
         Ok(Self::over(BoxCloneSyncService::new(
-            endpoint.connect_lazy().map_err(Into::into),
+            endpoint.connect_lazy().map_err(TransportError),
         )))
     }
 

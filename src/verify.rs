@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use feed::document::DOCUMENT_BYTES_MAX;
-use feed::sign::PublicKey;
+use feed::sign::{Outcome, PublicKey};
 
 use crate::http;
 
@@ -29,10 +29,27 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let document = feed::json::parse(&bytes).with_context(|| format!("{} is not JSON", args.source))?;
     let verification = feed::sign::verify(&document, key.as_ref());
-    print!("{verification}");
+    for check in &verification.checks {
+        let role = check.role.as_deref().map(|role| format!(" ({role:?})")).unwrap_or_default();
+        println!("{}{role}: {}", check.place, describe(&check.outcome));
+    }
+    ensure!(!verification.checks.is_empty(), "{} is not signed", args.source);
     ensure!(verification.is_valid(), "{} does not verify", args.source);
+    if let Some(key) = key {
+        let signed = verification.keys().any(|signer| signer == key);
+        ensure!(signed, "{} is not signed by {}", args.source, key.to_did_key());
+    }
     println!("{} verifies", args.source);
     Ok(())
+}
+
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Valid(key) => format!("holds for {}", key.to_did_key()),
+        Outcome::Failed(fault) => format!("fails: {fault}"),
+        Outcome::Unsupported => "not checked: unknown algorithm".to_owned(),
+        Outcome::NoKey => "not checked: it names no key, and --key is not given".to_owned(),
+    }
 }
 
 fn parse_key(text: &str) -> anyhow::Result<PublicKey> {

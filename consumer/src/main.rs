@@ -10,7 +10,7 @@ use runtime::clock::Clock;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match start(args) {
+    match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("consumer: {error:#}");
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn start(args: Args) -> anyhow::Result<()> {
+async fn start(args: &Args) -> anyhow::Result<()> {
     runtime::telemetry::start(&args.telemetry)?;
     let client = StorageClient::connect_lazy(&args.storage_url)?;
     let shutdown = runtime::signal::shutdown()?;

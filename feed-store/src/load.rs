@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-use feed::id::{DocumentId, DocumentKey, Kind, Slug};
+use feed::id::{DocumentId, DocumentKey, Kind, SLUG_LENGTH_MAX, Slug};
 use feed::keys::{self, Key};
 use feed::record::{Record, accepted_playlist, document_keys, document_state};
 use feed::state::{DocumentState, PlaylistRef};
@@ -41,6 +41,9 @@ impl FeedStore {
 
     /// The id that a slug stands for, pending documents included.
     pub async fn id_of_slug(&self, kind: Kind, slug: &Slug) -> Result<Option<DocumentId>, FeedStoreError> {
+        if slug.as_str().len() > SLUG_LENGTH_MAX {
+            return Ok(None);
+        }
         let key = keys::slug(kind, slug);
         let entry = self.client.get(key.namespace, &key.key).await?;
         entry
@@ -53,15 +56,17 @@ impl FeedStore {
         &self,
         slugs: &BTreeSet<Slug>,
     ) -> Result<BTreeMap<Slug, DocumentId>, FeedStoreError> {
-        let wanted: Vec<_> = slugs.iter().map(|slug| keys::slug(Kind::Playlist, slug)).collect();
-        let entries = self.entries(&wanted, Values::Included).await?;
-        let found = slugs
-            .iter()
-            .zip(&wanted)
+        // No document has a longer slug, and no key holds one.
+        let slugs = slugs.iter().filter(|slug| slug.as_str().len() <= SLUG_LENGTH_MAX);
+        let wanted: Vec<_> = slugs.map(|slug| (slug, keys::slug(Kind::Playlist, slug))).collect();
+        let keys: Vec<_> = wanted.iter().map(|(_, key)| key.clone()).collect();
+        let entries = self.entries(&keys, Values::Included).await?;
+        let found = wanted
+            .into_iter()
             .zip(entries)
             .filter_map(|(name, entry)| Some((name, entry?)));
         found
-            .map(|((slug, key), entry)| Ok((slug.clone(), parse(key, entry.text().unwrap_or_default())?)))
+            .map(|((slug, key), entry)| Ok((slug.clone(), parse(&key, entry.text().unwrap_or_default())?)))
             .collect()
     }
 

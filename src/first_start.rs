@@ -45,7 +45,11 @@ fn read_or_make(path: &PathBuf, what: &str, make: impl FnOnce() -> String) -> an
         {
             return Err(error);
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)?;
         writeln!(file, "{made}")?;
         file.sync_all()?;
         fs::rename(&unfinished, path)
@@ -67,9 +71,15 @@ mod tests {
         let key = signing_key(folder.path()).expect("a key");
         let secret = api_secret(folder.path()).expect("a secret");
         assert!(Signer::from_hex(&key).is_ok());
-        assert_eq!(URL_SAFE_NO_PAD.decode(&secret).map(|bytes| bytes.len()), Ok(API_SECRET_BYTES));
+        assert_eq!(
+            URL_SAFE_NO_PAD.decode(&secret).map(|bytes| bytes.len()),
+            Ok(API_SECRET_BYTES)
+        );
         for name in ["signing-key", "api-secret"] {
-            let mode = fs::metadata(folder.path().join(name)).expect("the file").permissions().mode();
+            let mode = fs::metadata(folder.path().join(name))
+                .expect("the file")
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
         assert_eq!(signing_key(folder.path()).expect("the key"), key);

@@ -24,7 +24,11 @@ pub(crate) fn client() -> anyhow::Result<reqwest::Client> {
 
 /// The body behind a URL, up to the size of a document.
 pub(crate) async fn get(url: &str) -> anyhow::Result<Vec<u8>> {
-    let response = client()?.get(url).send().await.with_context(|| format!("{url} cannot be fetched"))?;
+    let response = client()?
+        .get(url)
+        .send()
+        .await
+        .with_context(|| format!("{url} cannot be fetched"))?;
     let status = response.status();
     if !status.is_success() {
         bail!("{url} answers {status}");

@@ -13,7 +13,7 @@ use feed::sign::Signer;
 
 /// A DP-1 feed on one SQLite file.
 #[derive(Debug, clap::Parser)]
-#[command(name = "dp1-feed", version)]
+#[command(name = "dp1-feed", version, args_conflicts_with_subcommands = true)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -24,7 +24,7 @@ struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Serve the feed: storage, gateway and consumer in this process. The default.
-    Serve,
+    Serve(Box<serve::Args>),
     /// Publish a folder of playlist files, and one channel over them. Safe to repeat.
     Publish(publish::Args),
     /// Check the signatures of a document.
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
-        None | Some(Command::Serve) => serve::run(args.serve).await,
+        None => serve::run(args.serve).await,
+        Some(Command::Serve(args)) => serve::run(*args).await,
         Some(Command::Publish(args)) => publish::run(args).await,
         Some(Command::Verify(args)) => verify::run(args).await,
         Some(Command::Keygen) => {

@@ -58,16 +58,34 @@ struct File {
 /// Publishes and prints the channel's URL.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let origin = reqwest::Url::parse(&args.to).with_context(|| format!("--to {:?} is not a URL", args.to))?;
-    ensure!(matches!(origin.scheme(), "http" | "https"), "--to {:?} is not an HTTP URL", args.to);
-    let feed = Feed { client: http::client()?, origin: origin.origin().ascii_serialization(), secret: args.secret };
+    ensure!(
+        matches!(origin.scheme(), "http" | "https"),
+        "--to {:?} is not an HTTP URL",
+        args.to
+    );
+    let feed = Feed {
+        client: http::client()?,
+        origin: origin.origin().ascii_serialization(),
+        secret: args.secret,
+    };
 
-    let folder = args.folder.canonicalize().with_context(|| format!("{} cannot be read", args.folder.display()))?;
+    let folder = args
+        .folder
+        .canonicalize()
+        .with_context(|| format!("{} cannot be read", args.folder.display()))?;
     let title = match args.title {
         Some(title) => title,
-        None => folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        None => folder
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
     };
     let paths = playlist_files(&folder)?;
-    ensure!(!paths.is_empty(), "{} holds no playlist file (*.json)", folder.display());
+    ensure!(
+        !paths.is_empty(),
+        "{} holds no playlist file (*.json)",
+        folder.display()
+    );
 
     let progress = ProgressBar::new(paths.len() as u64);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {wide_msg}").context("the bar's own template")?;
@@ -76,11 +94,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let (feed, progress, folder) = (&feed, progress.clone(), folder.clone());
         async move {
             let file = read(&folder, &path)?;
-            let playlist = feed.create("playlists", &format!("file {}", file.name), file.bytes).await;
+            let playlist = feed
+                .create("playlists", &format!("file {}", file.name), file.bytes)
+                .await;
             let playlist = playlist.with_context(|| format!("{} was not published", path.display()))?;
             progress.set_message(file.name);
             progress.inc(1);
-            let id = playlist["id"].as_str().context("the feed answered a playlist without an id")?;
+            let id = playlist["id"]
+                .as_str()
+                .context("the feed answered a playlist without an id")?;
             Ok::<_, anyhow::Error>(format!("{}/api/v1/playlists/{id}", feed.origin))
         }
     }));
@@ -88,8 +110,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     progress.finish_and_clear();
 
     let body = serde_json::to_vec(&json!({ "title": title, "playlists": urls }))?;
-    let channel = feed.create("channels", "channel", body).await.context("the channel was not published")?;
-    let id = channel["id"].as_str().context("the feed answered a channel without an id")?;
+    let channel = feed
+        .create("channels", "channel", body)
+        .await
+        .context("the channel was not published")?;
+    let id = channel["id"]
+        .as_str()
+        .context("the feed answered a channel without an id")?;
     println!("{} playlists", urls.len());
     println!("{}/api/v1/channels/{id}", feed.origin);
     Ok(())
@@ -120,12 +147,18 @@ impl Feed {
                 }
                 Ok(response) => {
                     let status = response.status();
-                    let asked = response.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok());
+                    let asked = response
+                        .headers()
+                        .get(RETRY_AFTER)
+                        .and_then(|wait| wait.to_str().ok()?.parse().ok());
                     let text = String::from_utf8_lossy(&http::body(response).await?).into_owned();
                     if !(status.as_u16() == 429 || status.as_u16() == 503) {
                         bail!("{url} answers {status}: {text}");
                     }
-                    (anyhow::anyhow!("{url} answers {status}: {text}"), asked.map(Duration::from_secs))
+                    (
+                        anyhow::anyhow!("{url} answers {status}: {text}"),
+                        asked.map(Duration::from_secs),
+                    )
                 }
                 Err(error) if error.is_builder() => return Err(error.into()),
                 Err(error) => (error.into(), None),
@@ -156,7 +189,10 @@ fn playlist_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "json") {
                 files.push(path);
-                ensure!(files.len() <= FILES_MAX, "more than {FILES_MAX} playlist files: a channel holds no more");
+                ensure!(
+                    files.len() <= FILES_MAX,
+                    "more than {FILES_MAX} playlist files: a channel holds no more"
+                );
             }
         }
     }
@@ -167,9 +203,20 @@ fn playlist_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn read(folder: &Path, path: &Path) -> anyhow::Result<File> {
     let describe = || format!("{} cannot be read", path.display());
     let size = std::fs::metadata(path).with_context(describe)?.len();
-    ensure!(size <= DOCUMENT_BYTES_MAX as u64, "{} is larger than {DOCUMENT_BYTES_MAX} bytes", path.display());
-    let name = path.strip_prefix(folder.parent().unwrap_or(folder)).unwrap_or(path).to_string_lossy().into_owned();
-    Ok(File { name, bytes: std::fs::read(path).with_context(describe)? })
+    ensure!(
+        size <= DOCUMENT_BYTES_MAX as u64,
+        "{} is larger than {DOCUMENT_BYTES_MAX} bytes",
+        path.display()
+    );
+    let name = path
+        .strip_prefix(folder.parent().unwrap_or(folder))
+        .unwrap_or(path)
+        .to_string_lossy()
+        .into_owned();
+    Ok(File {
+        name,
+        bytes: std::fs::read(path).with_context(describe)?,
+    })
 }
 
 #[cfg(test)]
@@ -185,7 +232,10 @@ mod tests {
             std::fs::write(path, "{}").expect("a file");
         }
         let files = playlist_files(folder.path()).expect("files");
-        let names: Vec<_> = files.iter().map(|file| file.strip_prefix(folder.path()).expect("below")).collect();
+        let names: Vec<_> = files
+            .iter()
+            .map(|file| file.strip_prefix(folder.path()).expect("below"))
+            .collect();
         assert_eq!(names, ["a/1.json", "a/2.json", "b/1.json", "c.json"].map(Path::new));
     }
 

@@ -30,7 +30,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let document = feed::json::parse(&bytes).with_context(|| format!("{} is not JSON", args.source))?;
     let verification = feed::sign::verify(&document, key.as_ref());
     for check in &verification.checks {
-        let role = check.role.as_deref().map(|role| format!(" ({role:?})")).unwrap_or_default();
+        let role = check
+            .role
+            .as_deref()
+            .map(|role| format!(" ({role:?})"))
+            .unwrap_or_default();
         println!("{}{role}: {}", check.place, describe(&check.outcome));
     }
     ensure!(!verification.checks.is_empty(), "{} is not signed", args.source);
@@ -53,7 +57,11 @@ fn describe(outcome: &Outcome) -> String {
 }
 
 fn parse_key(text: &str) -> anyhow::Result<PublicKey> {
-    let key = if text.starts_with("did:") { PublicKey::from_did_key(text) } else { PublicKey::from_hex(text) };
+    let key = if text.starts_with("did:") {
+        PublicKey::from_did_key(text)
+    } else {
+        PublicKey::from_hex(text)
+    };
     key.with_context(|| format!("--key {text:?} is not a public key"))
 }
 

@@ -4,6 +4,7 @@ use tracing_subscriber::EnvFilter;
 
 /// How a service logs.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Which logs: a level, or targets with levels as in `info,storage_svc=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
@@ -26,7 +27,9 @@ pub enum Format {
 pub fn start(args: &Args) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log_level)
         .map_err(|error| anyhow::anyhow!("LOG_LEVEL {:?} is not a log filter: {error}", args.log_level))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let started = match args.log_format {
         Format::Text => logs.try_init(),
         Format::Json => logs.json().flatten_event(true).try_init(),

@@ -25,6 +25,8 @@ pub const COMMIT_MUTATIONS_MAX: usize = 20_000;
 pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most checks in a commit.
 pub const COMMIT_CHECKS_MAX: usize = 1_024;
+/// Most keys of a prefix that a check may be about.
+pub const PREFIX_CHECK_KEYS_MAX: usize = 10_000;
 /// Most messages enqueued by a commit or an `Enqueue`.
 pub const COMMIT_ENQUEUES_MAX: usize = 100;
 /// Most settlements in a commit or a `Settle`.

@@ -1,0 +1,234 @@
+//! What can go wrong in the store, and its one mapping to a gRPC status.
+//!
+//! Clients learn what they can do about a failure, never how the store works: no SQL, no paths.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Asked of clients that meet a full queue or a failing disk.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// The domain of every `google.rpc.ErrorInfo` of this service.
+const ERROR_DOMAIN: &str = "storage.dp1";
+
+/// Why the store did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The request breaks a rule.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// Path of the field.
+        field: String,
+        /// What it must be.
+        rule: String,
+    },
+    /// The entry's revision is not the expected one.
+    #[error("the entry's revision is {current}, not the expected one")]
+    RevisionMismatch {
+        /// The entry's revision; 0: there is no entry.
+        current: u64,
+    },
+    /// Nobody has used the queue.
+    #[error("nobody has used the queue {0:?} yet")]
+    QueueNotFound(String),
+    /// Too much is waiting already.
+    #[error("the store is overloaded")]
+    Overloaded,
+    /// The caller's time is up.
+    #[error("the deadline has passed")]
+    DeadlineExceeded,
+    /// The store is shutting down.
+    #[error("the store is closing")]
+    Closing,
+    /// The disk is full or fails, or the file is held by somebody else.
+    #[error("the store cannot reach its disk")]
+    Disk(#[source] Arc<rusqlite::Error>),
+    /// No connection to read with could be had.
+    #[error("the store cannot be read")]
+    NoReader(#[source] Arc<r2d2::Error>),
+    /// The file holds what it cannot hold.
+    #[error("the store's file is damaged: {0}")]
+    Damaged(&'static str),
+    /// The engine failed in a way that nobody foresaw.
+    #[error("the storage engine failed")]
+    Engine(#[source] Arc<rusqlite::Error>),
+}
+
+impl StoreError {
+    /// A broken rule.
+    pub(crate) fn invalid(field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            rule: rule.into(),
+        }
+    }
+
+    /// Whether the fault lies with the store, so that an operator must hear of it.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(
+            self,
+            Self::Disk(_) | Self::NoReader(_) | Self::Damaged(_) | Self::Engine(_)
+        )
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(
+                ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked,
+            ) => Self::Disk(Arc::new(error)),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged("the engine says so"),
+            _ => Self::Engine(Arc::new(error)),
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        let (code, details) = match error {
+            StoreError::Invalid { field, rule } => (
+                Code::InvalidArgument,
+                ErrorDetails::with_bad_request_violation(field, rule),
+            ),
+            StoreError::RevisionMismatch { current } => (
+                Code::Aborted,
+                ErrorDetails::with_error_info(
+                    "REVISION_MISMATCH",
+                    ERROR_DOMAIN,
+                    HashMap::from([("current_revision".to_owned(), current.to_string())]),
+                ),
+            ),
+            StoreError::QueueNotFound(queue) => (
+                Code::NotFound,
+                ErrorDetails::with_resource_info("queue", queue, "", "nobody has used it yet"),
+            ),
+            StoreError::Overloaded => (
+                Code::ResourceExhausted,
+                ErrorDetails::with_retry_info(Some(RETRY_DELAY)),
+            ),
+            StoreError::DeadlineExceeded => return Status::deadline_exceeded(message),
+            StoreError::Closing | StoreError::Disk(_) | StoreError::NoReader(_) => {
+                (Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_DELAY)))
+            }
+            StoreError::Damaged(_) => return Status::data_loss("the store's file is damaged"),
+            StoreError::Engine(_) => return Status::internal(message),
+        };
+        Status::with_error_details(code, message, details)
+    }
+}
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder of the database is not there and cannot be made.
+    #[error("the folder {} cannot be made", path.display())]
+    Folder {
+        /// Of the folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The lock file beside the database cannot be used.
+    #[error("the lock file {} cannot be opened", path.display())]
+    LockFile {
+        /// Of the lock file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process has the database open.
+    #[error("the database {} is in use by another process", path.display())]
+    InUse {
+        /// Of the database.
+        path: PathBuf,
+    },
+    /// The engine cannot open the file.
+    #[error("the database {} cannot be opened", path.display())]
+    Unusable {
+        /// Of the database.
+        path: PathBuf,
+        /// What the engine said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file may be read only.
+    #[error("the database {} cannot be written", path.display())]
+    ReadOnly {
+        /// Of the database.
+        path: PathBuf,
+    },
+    /// The file is no database.
+    #[error("{} is not a SQLite database", path.display())]
+    NotADatabase {
+        /// Of the file.
+        path: PathBuf,
+    },
+    /// The file is a database that this service did not make.
+    #[error("{} is a database of another application", path.display())]
+    Foreign {
+        /// Of the database.
+        path: PathBuf,
+    },
+    /// The file was written by a later version of this service.
+    #[error("the database {} has schema {found}, and this version knows only up to {known}", path.display())]
+    Newer {
+        /// Of the database.
+        path: PathBuf,
+        /// The file's schema.
+        found: u32,
+        /// The last one known here.
+        known: u32,
+    },
+    /// The engine refuses the write-ahead log, as it does on some network file systems.
+    #[error("the database {} cannot use a write-ahead log: its journal stays {mode:?}", path.display())]
+    NoWriteAheadLog {
+        /// Of the database.
+        path: PathBuf,
+        /// What the journal is instead.
+        mode: String,
+    },
+    /// A migration failed; the file is as it was before it.
+    #[error("migration {number} of the database {} failed", path.display())]
+    Migration {
+        /// Of the database.
+        path: PathBuf,
+        /// Of the migration.
+        number: u32,
+        /// What the engine said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The pool of reading connections cannot be filled.
+    #[error("the database {} cannot be opened for reading", path.display())]
+    Readers {
+        /// Of the database.
+        path: PathBuf,
+        /// What the pool said.
+        #[source]
+        source: r2d2::Error,
+    },
+    /// The engine has a known fault that can damage the file.
+    #[error("SQLite {version} can damage a database; 3.51.3 is the first that is safe")]
+    UnsafeEngine {
+        /// Of the engine.
+        version: &'static str,
+    },
+    /// The system gives no thread.
+    #[error("a thread for the database cannot be started")]
+    Thread(#[source] io::Error),
+}

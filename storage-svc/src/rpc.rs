@@ -1,0 +1,50 @@
+//! The contract's services over a store: each call is converted, made, and its answer converted back. Knows the wire
+//! and the store's handle, and nothing of the engine under it.
+
+mod admin;
+mod admission;
+mod convert;
+mod kv;
+mod queue;
+
+use std::sync::Arc;
+
+use proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use proto::v1::admin_service_server::AdminServiceServer;
+use proto::v1::kv_service_server::KvServiceServer;
+use proto::v1::queue_service_server::QueueServiceServer;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::service::Routes;
+
+use self::admin::Admin;
+use self::admission::{Admission, CALLS_MAX};
+use self::kv::Kv;
+use self::queue::Queue;
+use crate::error::StoreError;
+use crate::store::Store;
+
+/// The three services. A call that waits for messages gives up when `draining` is cancelled.
+pub(crate) fn routes(store: &Store, draining: CancellationToken) -> Routes {
+    let places = Arc::new(Semaphore::new(CALLS_MAX));
+    let kv = KvServiceServer::new(Kv::new(store.clone()))
+        .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+    let queue = QueueServiceServer::new(Queue::new(store.clone(), draining))
+        .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+    let admin = AdminServiceServer::new(Admin::new(store.clone()));
+    Routes::new(Admission::new(kv, Arc::clone(&places)))
+        .add_service(Admission::new(queue, Arc::clone(&places)))
+        .add_service(Admission::new(admin, places))
+}
+
+/// The status of a failure. What is the store's own fault is logged here, once, with its cause; clients learn none of
+/// that.
+fn status(error: StoreError) -> Status {
+    if error.is_ours() {
+        tracing::error!(error = &error as &dyn std::error::Error, "a call failed");
+    }
+    error.into()
+}

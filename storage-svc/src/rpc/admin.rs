@@ -1,0 +1,105 @@
+//! AdminService.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proto::limits;
+use proto::v1;
+use proto::v1::admin_service_server::AdminService;
+use tonic::{Request, Response, Status};
+
+use super::admission::{CALLS_MAX, deadline};
+use super::status;
+use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
+
+/// What this build offers beyond the calls it lists.
+const CAPABILITIES: [&str; 6] = [
+    "commit_enqueue",
+    "commit_settle",
+    "prefix_check",
+    "request_id",
+    "scan_dereference",
+    "scan_reverse",
+];
+
+/// Questions about the service itself.
+#[derive(Debug)]
+pub(super) struct Admin {
+    store: Store,
+}
+
+impl Admin {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_server_info(
+        &self,
+        request: Request<v1::GetServerInfoRequest>,
+    ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
+        let info = self.store.info(deadline(&request)).await.map_err(status)?;
+        Ok(Response::new(v1::GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: "sqlite".to_owned(),
+            engine_version: info.engine_version,
+            schema_version: info.schema_version,
+            store_id: info.store_id,
+            store_revision: info.store_revision,
+            limits: limits(),
+            capabilities: CAPABILITIES.map(str::to_owned).into(),
+            incarnation: info.incarnation,
+        }))
+    }
+}
+
+/// Every limit that a caller can meet.
+fn limits() -> HashMap<String, u64> {
+    let sizes = [
+        ("namespace_chars", limits::NAMESPACE_CHARS_MAX),
+        ("namespaces", limits::NAMESPACES_MAX),
+        ("key_bytes", limits::KEY_BYTES_MAX),
+        ("value_bytes", limits::VALUE_BYTES_MAX),
+        ("metadata_bytes", limits::METADATA_BYTES_MAX),
+        ("request_id_chars", limits::REQUEST_ID_CHARS_MAX),
+        ("commit_mutations", limits::COMMIT_MUTATIONS_MAX),
+        ("commit_bytes", limits::COMMIT_BYTES_MAX),
+        ("commit_checks", limits::COMMIT_CHECKS_MAX),
+        ("commit_enqueues", limits::COMMIT_ENQUEUES_MAX),
+        ("commit_settlements", limits::COMMIT_SETTLEMENTS_MAX),
+        ("prefix_check_keys", limits::PREFIX_CHECK_KEYS_MAX),
+        ("batch_get_keys", limits::BATCH_GET_KEYS_MAX),
+        ("batch_get_bytes", limits::BATCH_GET_BYTES),
+        ("scan_rows", limits::SCAN_ROWS_MAX),
+        ("scan_rows_default", limits::SCAN_ROWS_DEFAULT),
+        ("scan_bytes", limits::SCAN_BYTES),
+        ("scan_examined_keys", SCAN_KEYS_MAX),
+        ("queue_name_chars", limits::QUEUE_NAME_CHARS_MAX),
+        ("queues", limits::QUEUES_MAX),
+        ("message_body_bytes", limits::MESSAGE_BODY_BYTES_MAX),
+        ("message_attributes_bytes", limits::MESSAGE_ATTRIBUTES_BYTES_MAX),
+        ("receive_messages", limits::RECEIVE_MESSAGES_MAX),
+        ("error_text_bytes", limits::ERROR_TEXT_BYTES_MAX),
+        ("grpc_message_bytes", limits::GRPC_MESSAGE_BYTES_MAX),
+        ("calls_in_flight", CALLS_MAX),
+        ("writes_waiting", WRITES_WAITING_MAX),
+        ("writes_waiting_bytes", WRITES_WAITING_BYTES_MAX),
+    ];
+    let times = [
+        ("ttl_seconds", limits::TTL_MAX),
+        ("request_id_kept_seconds", limits::REQUEST_ID_KEPT),
+        ("message_delay_seconds", limits::MESSAGE_DELAY_MAX),
+        ("receive_wait_seconds", limits::RECEIVE_WAIT_MAX),
+        ("lease_seconds", limits::LEASE_MAX),
+    ];
+    let sizes = sizes.map(|(name, size)| (name, size as u64));
+    let times = times.map(|(name, time): (_, Duration)| (name, time.as_secs()));
+    let least = [(
+        "lease_min_milliseconds",
+        u64::try_from(limits::LEASE_MIN.as_millis()).unwrap_or(u64::MAX),
+    )];
+    let all = sizes.into_iter().chain(times).chain(least);
+    all.map(|(name, limit)| (name.to_owned(), limit)).collect()
+}

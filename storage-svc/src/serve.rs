@@ -1,0 +1,174 @@
+//! The listening end: the services with health and reflection on a socket, and a drain that always ends.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use proto::v1::admin_service_server::AdminServiceServer;
+use proto::v1::kv_service_server::KvServiceServer;
+use proto::v1::queue_service_server::QueueServiceServer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::rpc;
+use crate::store::Store;
+
+/// How long calls under way may take to end once the service is told to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// An idle connection is probed this often, so that a dead peer is noticed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A probe not answered for this long closes the connection.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a peer may send ahead on one call, and on one connection, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Most calls at once on one connection; more wait at the client.
+const STREAMS_MAX: u32 = 1_024;
+/// Most connections; one more is closed at once.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Pause after a connection could not be accepted, which mostly means that the process has no file handles left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The services of the contract, for a client in the same process.
+#[must_use]
+pub fn routes(store: &Store) -> Routes {
+    rpc::routes(store, CancellationToken::new())
+}
+
+/// Opens the port. An address that others can reach is refused unless `insecure` says that it is meant: the service
+/// asks nobody who they are.
+pub async fn bind(address: &str, insecure: bool) -> anyhow::Result<TcpListener> {
+    let found = tokio::net::lookup_host(address)
+        .await
+        .with_context(|| format!("STORAGE_LISTEN {address:?} is not an address such as 127.0.0.1:50051"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    if !insecure && let Some(open) = found.iter().find(|address| !address.ip().is_loopback()) {
+        bail!("STORAGE_LISTEN {open} lets everybody in who can reach it: set STORAGE_INSECURE=true if that is meant");
+    }
+    TcpListener::bind(&*found)
+        .await
+        .with_context(|| format!("the storage port {address} cannot be opened"))
+}
+
+/// Serves until `shutdown`, then finishes what is under way, within bounds. Fails if the store ends first. Does not
+/// close the store.
+pub async fn serve(listener: TcpListener, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    report(&health, ServingStatus::Serving).await;
+    let routes = rpc::routes(&store, shutdown.clone())
+        .add_service(health_service)
+        .add_service(reflection()?.build_v1().context("reflection")?)
+        .add_service(reflection()?.build_v1alpha().context("reflection v1alpha")?)
+        .prepare();
+
+    let mut connections = Connections::new(routes);
+    let ended = loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break Ok(()),
+            () = store.ended() => break Err(anyhow::anyhow!("the store ended")),
+            Some(_) = connections.tasks.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.add(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    };
+    report(&health, ServingStatus::NotServing).await;
+    drop(listener);
+    connections.drain().await;
+    ended
+}
+
+/// Says of the whole and of each service how it is.
+async fn report(health: &HealthReporter, status: ServingStatus) {
+    let services = [
+        "",
+        KvServiceServer::<()>::NAME,
+        QueueServiceServer::<()>::NAME,
+        AdminServiceServer::<()>::NAME,
+    ];
+    for service in services {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// With the descriptors of health and of error details, so that grpcurl prints both as JSON.
+fn reflection() -> anyhow::Result<tonic_reflection::server::Builder<'static>> {
+    Ok(tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET))
+}
+
+/// The open connections.
+struct Connections {
+    routes: Routes,
+    protocol: auto::Builder<TokioExecutor>,
+    draining: GracefulShutdown,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    fn new(routes: Routes) -> Self {
+        let mut protocol = auto::Builder::new(TokioExecutor::new()).http2_only();
+        protocol
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX);
+        Self {
+            routes,
+            protocol,
+            draining: GracefulShutdown::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    fn add(&mut self, stream: TcpStream) {
+        if self.tasks.len() >= CONNECTIONS_MAX {
+            tracing::warn!(
+                connections = CONNECTIONS_MAX,
+                "too many connections: one is turned away"
+            );
+            return;
+        }
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection stays slow");
+        }
+        let service = TowerToHyperService::new(self.routes.clone());
+        let connection = self
+            .protocol
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned();
+        let watched = self.draining.watch(connection);
+        self.tasks.spawn(async move {
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+        });
+    }
+
+    /// Lets calls under way end; whatever is left after that, or never spoke at all, is cut.
+    async fn drain(mut self) {
+        let drained = tokio::time::timeout(DRAIN_MAX, self.draining.shutdown()).await;
+        if drained.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "connections were cut after the drain");
+        }
+        self.tasks.shutdown().await;
+    }
+}

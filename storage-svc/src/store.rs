@@ -1,0 +1,294 @@
+//! The store: an async handle on one SQLite file. Owns who may touch the file and when; knows keys, values and messages,
+//! and nothing of the wire.
+
+mod checkpoint;
+mod clock;
+mod collect;
+mod commit;
+mod effects;
+mod kv;
+mod lock;
+mod pairs;
+mod queue;
+mod readers;
+mod request;
+mod schema;
+mod waiting;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use runtime::clock::Clock;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::checkpoint::Checkpoints;
+use self::clock::StoreClock;
+pub(crate) use self::kv::SCAN_KEYS_MAX;
+use self::lock::Lock;
+use self::readers::Readers;
+use self::waiting::{Claim, Patience, Returns};
+use self::writer::{Job, Shared, Writer};
+use crate::config::StoreArgs;
+use crate::error::{OpenError, StoreError};
+use crate::model::{
+    Commit, Deadline, Delivery, Entry, KeyName, Outcome, QueueName, QueueStats, Receive, Scan, ScanPage, Settled,
+    Settlement, Snapshot, StoreInfo, With,
+};
+use crate::receipt::Seals;
+
+/// Most requests that wait for the writer; one more is refused.
+pub(crate) const WRITES_WAITING_MAX: usize = 1_024;
+/// Most that the commits among them may be together, in bytes.
+pub(crate) const WRITES_WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// A waiting `receive` ends this long before the call's deadline, so that its answer still arrives.
+const RECEIVE_MARGIN: Duration = Duration::from_millis(100);
+
+/// A handle on the store; clones share it.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    jobs: SyncSender<Job>,
+    /// One permit a KiB of the commits that wait.
+    room: Arc<Semaphore>,
+    readers: Readers,
+    shared: Shared,
+    seals: Seals,
+    engine_version: String,
+    schema_version: u32,
+    store_id: String,
+    incarnation: String,
+    ended: CancellationToken,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the database and makes it, with its folder, if it is not there. From then on no other process can.
+    pub fn open(args: &StoreArgs, clock: Clock) -> Result<Self, OpenError> {
+        let path = prepare_path(&args.sqlite_db_path)?;
+        let lock = Lock::take(&path)?;
+        let (connection, facts) = schema::open(&path, args.storage_sync)?;
+        let readers = Readers::open(&path)?;
+        let (checkpoints, checkpoint_thread) = Checkpoints::start(&path)?;
+        let shared = Shared {
+            clock: StoreClock::new(clock, facts.clock_ms),
+            // The first batch finds out.
+            next_due_ms: Arc::new(AtomicI64::new(i64::MIN)),
+            returned: Arc::default(),
+        };
+        let (jobs, waiting) = sync_channel(WRITES_WAITING_MAX);
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let writer = Writer::new(
+            connection,
+            facts.revision,
+            waiting,
+            shared.clone(),
+            checkpoints,
+            lock,
+            guard,
+        );
+        let writer_thread = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(OpenError::Thread)?;
+        Ok(Self(Arc::new(Inner {
+            jobs,
+            room: Arc::new(Semaphore::new(permits(WRITES_WAITING_BYTES_MAX) as usize)),
+            readers,
+            shared,
+            seals: Seals::new(facts.store_id, facts.secret),
+            engine_version: rusqlite::version().to_owned(),
+            schema_version: facts.schema_version,
+            store_id: Uuid::from_bytes(facts.store_id).to_string(),
+            incarnation: Uuid::new_v4().to_string(),
+            ended,
+            threads: Mutex::new(vec![writer_thread, checkpoint_thread]),
+        })))
+    }
+
+    /// Ends what is under way, empties the write-ahead log and closes the file. Every later call fails.
+    pub async fn close(self) {
+        self.0.readers.close();
+        let inner = Arc::clone(&self.0);
+        let closing = tokio::task::spawn_blocking(move || {
+            // Fails if the writer has ended already.
+            let _ = inner.jobs.send(Job::Close);
+            let threads = std::mem::take(&mut *inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+            for thread in threads {
+                // A panic was reported where it happened.
+                let _ = thread.join();
+            }
+        });
+        let _ = closing.await;
+    }
+
+    /// Waits until the store can write no more: it was closed, or its writer died. Whoever serves the store must stop
+    /// then.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+
+    /// Reads one key.
+    pub async fn get(
+        &self,
+        name: KeyName,
+        with: With,
+        deadline: Deadline,
+    ) -> Result<Snapshot<Option<Entry>>, StoreError> {
+        let clock = self.0.shared.clock.clone();
+        let read = move |connection: &_| kv::get(connection, clock.now_ms(), name, with);
+        self.0.readers.read(deadline, read).await
+    }
+
+    /// Reads several keys; the answer ends early, after at least one, when it reaches its size.
+    pub async fn batch_get(
+        &self,
+        names: Vec<KeyName>,
+        with: With,
+        deadline: Deadline,
+    ) -> Result<Snapshot<Vec<Option<Entry>>>, StoreError> {
+        let clock = self.0.shared.clock.clone();
+        let read = move |connection: &_| kv::batch_get(connection, clock.now_ms(), names, with);
+        self.0.readers.read(deadline, read).await
+    }
+
+    /// Reads one page.
+    pub async fn scan(&self, scan: Scan, deadline: Deadline) -> Result<Snapshot<ScanPage>, StoreError> {
+        let clock = self.0.shared.clock.clone();
+        let read = move |connection: &_| kv::scan(connection, clock.now_ms(), &scan);
+        self.0.readers.read(deadline, read).await
+    }
+
+    /// All or nothing. Once begun it is finished, whether or not the caller still waits.
+    pub async fn commit(&self, commit: Commit, deadline: Deadline) -> Result<Outcome, StoreError> {
+        let room = Arc::clone(&self.0.room).try_acquire_many_owned(permits(commit.bytes));
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job::Commit {
+            commit: Box::new(commit),
+            deadline,
+            answer,
+            room: room.map_err(|_| StoreError::Overloaded)?,
+        })?;
+        answered.await.map_err(|_| StoreError::Closing)?
+    }
+
+    /// Settles leased messages, each for itself; results in order.
+    pub async fn settle(&self, settlements: Vec<Settlement>, deadline: Deadline) -> Result<Vec<Settled>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job::Settle {
+            settlements,
+            deadline,
+            answer,
+        })?;
+        answered.await.map_err(|_| StoreError::Closing)?
+    }
+
+    /// Leases messages, waiting for the first one: no longer than asked for, than the deadline lets it, or than until
+    /// `give_up` is cancelled. If the caller goes away nothing stays leased for it.
+    pub async fn receive(
+        &self,
+        receive: Receive,
+        deadline: Deadline,
+        give_up: &CancellationToken,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let now = Instant::now();
+        let latest = deadline.map(|deadline| deadline.checked_sub(RECEIVE_MARGIN).unwrap_or(now));
+        let until = latest.map_or(now + receive.wait, |latest| latest.min(now + receive.wait));
+        let waits = until > now && !give_up.is_cancelled();
+        let (answer, mut answered) = oneshot::channel();
+        self.submit(Job::Claim(Claim {
+            queue: receive.queue,
+            messages_max: receive.messages_max,
+            lease_ms: receive.lease_ms,
+            patience: if waits {
+                Patience::UntilItGoesAway
+            } else {
+                Patience::None
+            },
+            deadline,
+            returns: Returns::new(Arc::clone(&self.0.shared.returned), self.0.jobs.clone()),
+            answer,
+        }))?;
+        if waits {
+            tokio::select! {
+                biased;
+                claimed = &mut answered => return Ok(claimed.map_err(|_| StoreError::Closing)??.take()),
+                () = tokio::time::sleep_until(until.into()) => {}
+                () = give_up.cancelled() => {}
+            }
+            // Either it is there by now, or it is given back.
+            answered.close();
+            return match answered.try_recv() {
+                Ok(claimed) => Ok(claimed?.take()),
+                Err(_) => Ok(Vec::new()),
+            };
+        }
+        Ok(answered.await.map_err(|_| StoreError::Closing)??.take())
+    }
+
+    /// Exact figures of a queue: what the clock has moved until now is moved first.
+    pub async fn queue_stats(&self, queue: QueueName, deadline: Deadline) -> Result<QueueStats, StoreError> {
+        let Shared { clock, next_due_ms, .. } = &self.0.shared;
+        while next_due_ms.load(Ordering::SeqCst) <= clock.now_ms() {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(StoreError::DeadlineExceeded);
+            }
+            let (answer, answered) = oneshot::channel();
+            self.submit(Job::Sweep(answer))?;
+            answered.await.map_err(|_| StoreError::Closing)??;
+        }
+        let clock = clock.clone();
+        let read = move |connection: &_| queue::stats(connection, clock.now_ms(), &queue);
+        Ok(self.0.readers.read(deadline, read).await?.found)
+    }
+
+    /// Identity of the store and its engine.
+    pub async fn info(&self, deadline: Deadline) -> Result<StoreInfo, StoreError> {
+        let snapshot = self.0.readers.read(deadline, |_| Ok(())).await?;
+        Ok(StoreInfo {
+            engine_version: self.0.engine_version.clone(),
+            schema_version: self.0.schema_version,
+            store_id: self.0.store_id.clone(),
+            incarnation: self.0.incarnation.clone(),
+            store_revision: snapshot.store_revision,
+        })
+    }
+
+    /// Writes and reads this store's receipts and page tokens.
+    #[must_use]
+    pub fn seals(&self) -> &Seals {
+        &self.0.seals
+    }
+
+    fn submit(&self, job: Job) -> Result<(), StoreError> {
+        self.0.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::Overloaded,
+            TrySendError::Disconnected(_) => StoreError::Closing,
+        })
+    }
+}
+
+/// The file's one true path, so that every way to it leads to the same lock.
+fn prepare_path(path: &Path) -> Result<PathBuf, OpenError> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|source| OpenError::Folder {
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
+    Ok(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+}
+
+/// Permits of the room for waiting commits: one a KiB, at least one.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,166 @@
+//! Opens the file: identity, settings of the engine, migrations. Knows no key and no message.
+
+use std::path::Path;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::config::Sync;
+use crate::error::OpenError;
+
+/// "DP1S": says that a file is ours.
+const APPLICATION_ID: i64 = 0x4450_3153;
+/// The first engine that cannot damage a file by two checkpoints at once.
+const ENGINE_VERSION_MIN: i32 = 3_051_003;
+/// Numbered from 1; never edited once released.
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/0001_kv.sql"),
+    include_str!("../../migrations/0002_queue.sql"),
+];
+/// Of a page of the file, in bytes: best for values of 1 to 8 KiB.
+pub(super) const PAGE_BYTES: u64 = 8_192;
+/// Statements that a connection keeps prepared: more than there are.
+const STATEMENTS_KEPT: usize = 128;
+
+/// What the one row of facts says.
+pub(super) struct Facts {
+    pub(super) schema_version: u32,
+    pub(super) store_id: [u8; 16],
+    pub(super) secret: [u8; 32],
+    pub(super) revision: u64,
+    pub(super) clock_ms: i64,
+}
+
+/// Opens the file for writing, makes it if it is not there, and brings it up to date.
+pub(super) fn open(path: &Path, sync: Sync) -> Result<(Connection, Facts), OpenError> {
+    if rusqlite::version_number() < ENGINE_VERSION_MIN {
+        return Err(OpenError::UnsafeEngine {
+            version: rusqlite::version(),
+        });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let unusable = |error| unusable(path, error);
+    let mut connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(unusable)?;
+    let version = identify(&connection, path)?;
+    if connection.is_readonly("main").map_err(unusable)? {
+        return Err(OpenError::ReadOnly { path: path.to_owned() });
+    }
+    if version == 0 {
+        // Both are fixed by the first page that is written.
+        connection
+            .execute_batch(&format!(
+                "pragma page_size = {PAGE_BYTES}; pragma auto_vacuum = incremental"
+            ))
+            .map_err(unusable)?;
+    }
+    let mode: String = connection
+        .query_row("pragma journal_mode = wal", (), |row| row.get(0))
+        .map_err(unusable)?;
+    if mode != "wal" {
+        return Err(OpenError::NoWriteAheadLog {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    set_up(&connection, -65_536).map_err(unusable)?;
+    let synchronous = match sync {
+        Sync::Full => "full",
+        Sync::Normal => "normal",
+    };
+    // The checkpoints are made elsewhere; that of the engine is the last resort.
+    let journal = "pragma journal_size_limit = 67108864; pragma wal_autocheckpoint = 10000";
+    connection
+        .execute_batch(&format!("pragma synchronous = {synchronous}; {journal}"))
+        .map_err(unusable)?;
+    migrate(&mut connection, path, version)?;
+    // So that the first statements are planned on figures, if there are any to be had.
+    connection
+        .execute_batch("pragma optimize = 0x10002")
+        .map_err(unusable)?;
+    let facts = facts(&connection).map_err(unusable)?;
+    Ok((connection, facts))
+}
+
+/// How long a connection waits for a lock that somebody else's tool holds.
+pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Settings of a connection that only reads.
+pub(super) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    set_up(connection, -16_384)?;
+    connection.execute_batch("pragma query_only = on")
+}
+
+/// Settings that every connection needs. A negative cache is in KiB.
+fn set_up(connection: &Connection, cache_size: i32) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    connection.execute_batch(&format!(
+        "pragma cache_size = {cache_size}; pragma temp_store = memory; pragma trusted_schema = off; \
+         pragma cell_size_check = on; pragma foreign_keys = off"
+    ))
+}
+
+/// The version of the file's schema, 0 if it is empty. Writes nothing, so that a foreign file stays as it is.
+fn identify(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let number = |sql| {
+        connection
+            .query_row(sql, (), |row| row.get::<_, i64>(0))
+            .map_err(|error| unusable(path, error))
+    };
+    let application_id = number("pragma application_id")?;
+    let version = number("pragma user_version")?;
+    let tables = number("select count(*) from sqlite_schema")?;
+    let known = MIGRATIONS.len();
+    match usize::try_from(version) {
+        Ok(0) if application_id == 0 && tables == 0 => Ok(0),
+        Ok(version) if application_id == APPLICATION_ID && (1..=known).contains(&version) => Ok(version),
+        Ok(version) if application_id == APPLICATION_ID && version > known => Err(OpenError::Newer {
+            path: path.to_owned(),
+            found: u32::try_from(version).unwrap_or(u32::MAX),
+            known: u32::try_from(known).unwrap_or(u32::MAX),
+        }),
+        _ => Err(OpenError::Foreign { path: path.to_owned() }),
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(), OpenError> {
+    for (number, sql) in (1_u32..).zip(MIGRATIONS).skip(version) {
+        apply(connection, number, sql).map_err(|source| OpenError::Migration {
+            path: path.to_owned(),
+            number,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn apply(connection: &mut Connection, number: u32, sql: &str) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(sql)?;
+    transaction.execute_batch(&format!(
+        "pragma application_id = {APPLICATION_ID}; pragma user_version = {number}"
+    ))?;
+    transaction.commit()
+}
+
+fn facts(connection: &Connection) -> rusqlite::Result<Facts> {
+    let schema_version = connection.query_row("pragma user_version", (), |row| row.get(0))?;
+    connection.query_row("select store_id, secret, revision, clock_ms from store", (), |row| {
+        Ok(Facts {
+            schema_version,
+            store_id: row.get(0)?,
+            secret: row.get(1)?,
+            revision: row.get::<_, i64>(2)?.cast_unsigned(),
+            clock_ms: row.get(3)?,
+        })
+    })
+}
+
+fn unusable(path: &Path, source: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
+        Some(ErrorCode::ReadOnly) => OpenError::ReadOnly { path },
+        _ => OpenError::Unusable { path, source },
+    }
+}

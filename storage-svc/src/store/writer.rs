@@ -1,0 +1,551 @@
+//! The thread that owns the only connection that writes.
+//!
+//! Whatever has queued while the last commit ran becomes one transaction, each request in a savepoint of its own, one
+//! commit, and only then the answers. There is no timer: an idle writer begins at once, a busy one finds the next batch
+//! waiting. A request that fails leaves no trace, in the file or in memory; if the commit fails, none of the batch does.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::DropGuard;
+
+use super::checkpoint::{Checkpoints, checkpoint};
+use super::clock::StoreClock;
+use super::collect::{self, Left};
+use super::effects::{Effects, Moment};
+use super::lock::Lock;
+use super::queue::Lately;
+use super::schema::BUSY_TIMEOUT;
+use super::waiting::{Claim, Claimed, Lines};
+use super::{commit, queue};
+use crate::error::StoreError;
+use crate::model::{Commit, Deadline, Delivery, Lease, Outcome, Settled, Settlement};
+
+/// Most requests in a batch.
+const BATCH_JOBS_MAX: usize = 256;
+/// A batch takes no more requests once they are this many bytes together.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A batch hands out no more messages once they are this many bytes together.
+const BATCH_DELIVERED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most messages that one batch moves because their time has come; the next one follows at once.
+const SWEEP_MESSAGES_MAX: i64 = 1_000;
+/// Most expired entries that one batch collects; the next one follows at once.
+const COLLECT_ROWS_MAX: usize = 256;
+/// How often an idle writer looks at the clock and at what has expired: the longest that a message waits past its time
+/// if the machine's clock is set, and the pause after a failed batch before the writer's own work is tried again.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the engine may look whether its figures are out of date.
+const OPTIMIZE_INTERVAL: Duration = Duration::from_hours(1);
+/// How long the writer waits for readers when it stops for the log.
+const LOG_PATIENCE: Duration = Duration::from_millis(250);
+/// How long it goes on without another try when a reader did not let go of the log.
+const LOG_RETRY: Duration = Duration::from_secs(5);
+/// Free pages that are kept for what is written next.
+const FREE_PAGES_KEPT: i64 = 1_024;
+/// Most pages that an idle tick gives back to the file system.
+const FREE_PAGES_GIVEN: i64 = 512;
+
+const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?) where id = 0";
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    Commit {
+        commit: Box<Commit>,
+        deadline: Deadline,
+        answer: Answer<Outcome>,
+        /// The commit's share of the memory that may wait here.
+        room: OwnedSemaphorePermit,
+    },
+    Settle {
+        settlements: Vec<Settlement>,
+        deadline: Deadline,
+        answer: Answer<Vec<Settled>>,
+    },
+    Claim(Claim),
+    /// Look at the clock: answered after a batch has moved messages whose time had come.
+    Sweep(Answer<()>),
+    /// There is something to do that is not in the channel.
+    Wake,
+    /// Finish what came before, and end.
+    Close,
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Commit { commit, .. } => commit.bytes,
+            _ => 0,
+        }
+    }
+}
+
+/// An answer that waits for the commit.
+enum Pending {
+    Commit(Answer<Outcome>, Result<Outcome, StoreError>),
+    Settle(Answer<Vec<Settled>>, Result<Vec<Settled>, StoreError>),
+    Claim(Claim, Result<Vec<Delivery>, StoreError>),
+    Sweep(Answer<()>),
+}
+
+impl Pending {
+    /// Tells the caller, if it is still there. What a failed batch found is void, its refusals and conflicts included:
+    /// they may have been judged on a neighbour's writes.
+    fn send(self, committed: &Result<(), StoreError>) {
+        match self {
+            Self::Commit(answer, result) => drop(answer.send(committed.clone().and(result))),
+            Self::Settle(answer, result) => drop(answer.send(committed.clone().and(result))),
+            Self::Sweep(answer) => drop(answer.send(committed.clone())),
+            Self::Claim(claim, result) => {
+                let claimed = committed.clone().and(result);
+                let claimed = claimed.map(|deliveries| Claimed::new(deliveries, claim.returns));
+                // If the caller is gone this drops the deliveries, which gives them back.
+                drop(claim.answer.send(claimed));
+            }
+        }
+    }
+}
+
+/// What the writer shares with the handles.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) clock: StoreClock,
+    /// When the next lease runs out or the next delay is over.
+    pub(super) next_due_ms: Arc<AtomicI64>,
+    /// Leases of callers who went away.
+    pub(super) returned: Arc<Mutex<Vec<Lease>>>,
+}
+
+/// The state of the thread.
+pub(super) struct Writer {
+    connection: Connection,
+    jobs: Receiver<Job>,
+    shared: Shared,
+    checkpoints: Checkpoints,
+    revision: u64,
+    lines: Lines,
+    /// Queues that may have both messages and callers left over from the last batch.
+    hungry: BTreeSet<i64>,
+    batch: u64,
+    collect_at: Instant,
+    optimize_at: Instant,
+    log_at: Instant,
+    last_work_failed: bool,
+    is_closing: bool,
+    /// Held until the connection is closed: fields are dropped in order.
+    _lock: Lock,
+    /// Says that the thread has ended, whether it was asked to or panicked.
+    _ended: DropGuard,
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        revision: u64,
+        jobs: Receiver<Job>,
+        shared: Shared,
+        checkpoints: Checkpoints,
+        lock: Lock,
+        ended: DropGuard,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            connection,
+            jobs,
+            shared,
+            checkpoints,
+            revision,
+            lines: Lines::default(),
+            hungry: BTreeSet::new(),
+            batch: 0,
+            collect_at: now,
+            optimize_at: now + OPTIMIZE_INTERVAL,
+            log_at: now,
+            last_work_failed: false,
+            is_closing: false,
+            _lock: lock,
+            _ended: ended,
+        }
+    }
+
+    /// Works until it is told to close, or until nobody is left who could tell it anything.
+    pub(super) fn run(mut self) {
+        while !self.is_closing {
+            let jobs = self.next_jobs();
+            self.work(jobs);
+            self.keep_log_short();
+        }
+        if let Err(error) = checkpoint(&self.connection, "truncate") {
+            tracing::warn!(%error, "the write-ahead log stays for the next start");
+        }
+        if let Err(error) = self.connection.execute_batch("pragma optimize") {
+            tracing::debug!(%error, "the engine's figures stay as they are");
+        }
+    }
+
+    /// Waits for a job, or until there is work of its own; then takes all that has queued, within bounds.
+    fn next_jobs(&mut self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        let mut bytes = 0;
+        let pause = self.pause();
+        let mut next = if pause.is_zero() {
+            self.jobs.try_recv()
+        } else {
+            self.jobs.recv_timeout(pause).map_err(|error| match error {
+                RecvTimeoutError::Timeout => TryRecvError::Empty,
+                RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+            })
+        };
+        loop {
+            match next {
+                Ok(Job::Wake) => {}
+                Ok(Job::Close) | Err(TryRecvError::Disconnected) => {
+                    self.is_closing = true;
+                    break;
+                }
+                Ok(job) => {
+                    bytes += job.bytes();
+                    jobs.push(job);
+                }
+                Err(TryRecvError::Empty) => break,
+            }
+            if jobs.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+            next = self.jobs.try_recv();
+        }
+        jobs
+    }
+
+    /// How long there is nothing to do unless somebody asks.
+    fn pause(&self) -> Duration {
+        if self.last_work_failed {
+            return TICK;
+        }
+        if !self.hungry.is_empty() || !self.lock_returned().is_empty() {
+            return Duration::ZERO;
+        }
+        let due_ms = self.shared.next_due_ms.load(Ordering::SeqCst);
+        let wait_ms = due_ms.saturating_sub(self.shared.clock.now_ms());
+        let until_due = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
+        let until_collect = self.collect_at.saturating_duration_since(Instant::now());
+        until_due.min(until_collect).min(TICK)
+    }
+
+    fn lock_returned(&self) -> std::sync::MutexGuard<'_, Vec<Lease>> {
+        self.shared.returned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One batch, from the transaction to the answers.
+    fn work(&mut self, jobs: Vec<Job>) {
+        let now_ms = self.shared.clock.now_ms();
+        let is_due = self.shared.next_due_ms.load(Ordering::SeqCst) <= now_ms;
+        let collects = Instant::now() >= self.collect_at;
+        let returned = std::mem::take(&mut *self.lock_returned());
+        let has_own_work = is_due || collects || !returned.is_empty() || !self.hungry.is_empty();
+        if jobs.is_empty() && !has_own_work {
+            return;
+        }
+        let is_idle = jobs.is_empty();
+        self.batch += 1;
+        let own = OwnWork {
+            is_due,
+            collects,
+            returned: &returned,
+        };
+        let mut answers = Vec::with_capacity(jobs.len());
+        let done = self.transact(now_ms, own, jobs, &mut answers);
+        let failure = done
+            .as_ref()
+            .err()
+            .or(done.as_ref().ok().and_then(|own_work| own_work.as_ref().err()));
+        self.last_work_failed = failure.is_some();
+        if let Some(error) = failure {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                requests = answers.len(),
+                "the writer failed"
+            );
+            self.lock_returned().extend(returned);
+        }
+        let committed = done.map(|_| ());
+        if committed.is_err() {
+            let newcomers = self.lines.take_batch(self.batch).into_iter();
+            answers.extend(newcomers.map(|claim| Pending::Claim(claim, Ok(Vec::new()))));
+        }
+        for answer in answers {
+            answer.send(&committed);
+        }
+        if collects {
+            self.lines.tidy();
+            if is_idle && committed.is_ok() {
+                self.tend_file();
+            }
+        }
+    }
+
+    /// The outer error is the batch's, the inner one only that of the writer's own work, which nobody asked for.
+    fn transact(
+        &mut self,
+        now_ms: i64,
+        own: OwnWork<'_>,
+        jobs: Vec<Job>,
+        answers: &mut Vec<Pending>,
+    ) -> Result<Result<(), StoreError>, StoreError> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate);
+        let mut batch = Batch {
+            transaction: transaction.map_err(StoreError::from),
+            now_ms,
+            revision: self.revision,
+            effects: Effects::default(),
+        };
+        let mut own_work = Ok(());
+        if own.is_due {
+            own_work = batch.attempt(|connection, _| queue::sweep(connection, now_ms, SWEEP_MESSAGES_MAX));
+        }
+        if !own.returned.is_empty() {
+            let given = batch.attempt(|connection, _| queue::give_back(connection, now_ms, own.returned));
+            own_work = own_work.and(given);
+        }
+        let mut asked = std::mem::take(&mut self.hungry);
+        for job in jobs {
+            run(job, &mut batch, self.batch, &mut self.lines, &mut asked, answers);
+        }
+        asked.extend(&batch.effects.ready);
+        self.hungry = serve(&mut batch, &mut self.lines, asked, answers);
+        if own.collects {
+            let left = batch.attempt(|connection, _| collect::collect(connection, now_ms, COLLECT_ROWS_MAX));
+            let pause = match &left {
+                Ok(Left::More) => Duration::ZERO,
+                Ok(Left::Nothing) | Err(_) => TICK,
+            };
+            self.collect_at = Instant::now() + pause;
+            own_work = own_work.and(left.map(|_| ()));
+        }
+        let (revision, effects) = batch.commit()?;
+        self.revision = revision;
+        if effects.wrote {
+            self.checkpoints.committed();
+        }
+        if effects.timed || own.is_due {
+            // If the engine cannot say, the next batch looks again.
+            let next_ms = queue::next_due_ms(&self.connection).unwrap_or(now_ms);
+            self.shared.next_due_ms.store(next_ms, Ordering::SeqCst);
+        }
+        Ok(own_work)
+    }
+
+    /// Stops for the log if it has grown too long, as far as readers let it.
+    fn keep_log_short(&mut self) {
+        if Instant::now() < self.log_at || !self.checkpoints.take_log_is_long() {
+            return;
+        }
+        let patience = self.connection.busy_timeout(LOG_PATIENCE);
+        let done = patience.and_then(|()| checkpoint(&self.connection, "truncate"));
+        let restored = self.connection.busy_timeout(BUSY_TIMEOUT);
+        match done.and_then(|done| restored.map(|()| done)) {
+            Ok(done) if !done.was_hindered => {}
+            Ok(_) => self.log_at = Instant::now() + LOG_RETRY,
+            Err(error) => {
+                self.log_at = Instant::now() + LOG_RETRY;
+                tracing::warn!(%error, "the write-ahead log is long and could not be emptied");
+            }
+        }
+    }
+
+    /// What an idle moment is good for: free pages go back to the file system, the engine's figures are renewed.
+    fn tend_file(&mut self) {
+        let done = give_back_pages(&self.connection).and_then(|()| {
+            if Instant::now() < self.optimize_at {
+                return Ok(());
+            }
+            self.optimize_at = Instant::now() + OPTIMIZE_INTERVAL;
+            self.connection.execute_batch("pragma optimize")
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, "the database could not be tended");
+        }
+    }
+}
+
+fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
+    let free: i64 = connection.query_row("pragma freelist_count", (), |row| row.get(0))?;
+    let given = (free - FREE_PAGES_KEPT).min(FREE_PAGES_GIVEN);
+    if given > 0 {
+        // The statement moves one page a step.
+        let mut statement = connection.prepare(&format!("pragma incremental_vacuum({given})"))?;
+        let mut steps = statement.query(())?;
+        while steps.next()?.is_some() {}
+    }
+    Ok(())
+}
+
+/// What a batch does unasked.
+struct OwnWork<'writer> {
+    is_due: bool,
+    collects: bool,
+    returned: &'writer [Lease],
+}
+
+/// A transaction and what its requests did so far.
+struct Batch<'connection> {
+    /// Or why nothing of the batch can be committed.
+    transaction: Result<Transaction<'connection>, StoreError>,
+    now_ms: i64,
+    revision: u64,
+    effects: Effects,
+}
+
+impl Batch<'_> {
+    /// Runs one request in a savepoint of its own; its effects count only if that holds.
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, Moment) -> Result<(T, Effects), StoreError>,
+    ) -> Result<T, StoreError> {
+        let moment = Moment {
+            now_ms: self.now_ms,
+            revision: self.revision,
+        };
+        let transaction = self.transaction.as_mut().map_err(|failure| failure.clone())?;
+        let mut savepoint = transaction.savepoint()?;
+        let done = work(&savepoint, moment);
+        let kept = match &done {
+            Ok(_) => savepoint.commit(),
+            Err(_) => savepoint.rollback().and_then(|()| savepoint.commit()),
+        };
+        let failure = match (done, kept) {
+            (Ok((value, effects)), Ok(())) => {
+                self.revision = effects.revision.unwrap_or(self.revision);
+                self.effects.absorb(effects);
+                return Ok(value);
+            }
+            (Err(error), Ok(())) => return Err(error),
+            // A full or failing disk may undo the whole transaction: then there is no savepoint to go back to, and
+            // nothing of the others is left either.
+            (Err(error), Err(_)) => error,
+            (Ok(_), Err(error)) => error.into(),
+        };
+        self.transaction = Err(failure.clone());
+        Err(failure)
+    }
+
+    /// Commits what holds. The store's row is written once for all.
+    fn commit(self) -> Result<(u64, Effects), StoreError> {
+        let transaction = self.transaction?;
+        if self.effects.wrote {
+            transaction
+                .prepare_cached(SET_STORE)?
+                .execute((self.revision.cast_signed(), self.now_ms))?;
+        }
+        transaction.commit()?;
+        Ok((self.revision, self.effects))
+    }
+}
+
+/// Whether a request may still be begun.
+fn in_time(deadline: Deadline) -> Result<(), StoreError> {
+    match deadline {
+        Some(deadline) if deadline <= Instant::now() => Err(StoreError::DeadlineExceeded),
+        _ => Ok(()),
+    }
+}
+
+/// Runs one request. Who asks for messages joins the queue's line, behind those who wait there already.
+fn run(
+    job: Job,
+    batch: &mut Batch<'_>,
+    number: u64,
+    lines: &mut Lines,
+    asked: &mut BTreeSet<i64>,
+    answers: &mut Vec<Pending>,
+) {
+    match job {
+        Job::Commit {
+            commit,
+            deadline,
+            answer,
+            room,
+        } => {
+            let result = in_time(deadline)
+                .and_then(|()| batch.attempt(|connection, moment| commit::commit(connection, moment, &commit)));
+            answers.push(Pending::Commit(answer, result));
+            drop(room);
+        }
+        Job::Settle {
+            settlements,
+            deadline,
+            answer,
+        } => {
+            let result = in_time(deadline).and_then(|()| {
+                batch.attempt(|connection, moment| queue::settle_each(connection, moment.now_ms, &settlements))
+            });
+            answers.push(Pending::Settle(answer, result));
+        }
+        Job::Claim(claim) => {
+            let queue = in_time(claim.deadline).and_then(|()| {
+                batch.attempt(|connection, _| {
+                    let mut lately = Lately::default();
+                    let queue = queue::resolve(connection, &claim.queue, || "queue".to_owned(), &mut lately)?;
+                    Ok((queue, lately.finish(connection)?))
+                })
+            });
+            match queue {
+                Ok(queue) => {
+                    lines.join(queue.id, number, claim);
+                    asked.insert(queue.id);
+                }
+                Err(error) => answers.push(Pending::Claim(claim, Err(error))),
+            }
+        }
+        Job::Sweep(answer) => answers.push(Pending::Sweep(answer)),
+        Job::Wake | Job::Close => {}
+    }
+}
+
+/// Leases ready messages for those who wait, first come, first served; within bounds. What is left for the next batch
+/// is the queues where a bound ended it.
+fn serve(batch: &mut Batch<'_>, lines: &mut Lines, asked: BTreeSet<i64>, answers: &mut Vec<Pending>) -> BTreeSet<i64> {
+    let mut served = 0;
+    let mut bytes = 0;
+    let mut left = BTreeSet::new();
+    for queue_id in asked {
+        while let Some(waiter) = lines.next(queue_id) {
+            if served >= BATCH_JOBS_MAX || bytes >= BATCH_DELIVERED_BYTES_MAX {
+                lines.put_back(queue_id, waiter);
+                left.insert(queue_id);
+                break;
+            }
+            let (messages_max, lease_ms) = (waiter.claim.messages_max, waiter.claim.lease_ms);
+            let claimed = batch.attempt(|connection, moment| {
+                queue::claim(connection, moment.now_ms, queue_id, messages_max, lease_ms)
+            });
+            match claimed {
+                Ok(deliveries) if deliveries.is_empty() => {
+                    lines.put_back(queue_id, waiter);
+                    let empty_handed = lines.take_impatient(queue_id).into_iter();
+                    answers.extend(empty_handed.map(|claim| Pending::Claim(claim, Ok(Vec::new()))));
+                    break;
+                }
+                claimed => {
+                    served += 1;
+                    let delivered = claimed.iter().flatten();
+                    bytes += delivered.map(|delivery| delivery.body.as_bytes().len()).sum::<usize>();
+                    answers.push(Pending::Claim(waiter.claim, claimed));
+                }
+            }
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests;

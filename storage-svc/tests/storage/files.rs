@@ -1,0 +1,133 @@
+//! The file: who may open it, and what it must be.
+
+use std::path::Path;
+
+use proto::v1;
+use runtime::clock::Clock;
+use rusqlite::Connection;
+use storage_svc::{OpenError, Store, StoreArgs, Sync};
+
+use crate::support::{START_MS, Service, store_args, within};
+
+fn open(path: &Path) -> Result<Store, OpenError> {
+    let args = StoreArgs {
+        sqlite_db_path: path.to_owned(),
+        storage_sync: Sync::Full,
+    };
+    Store::open(&args, Clock::manual(START_MS))
+}
+
+/// Opening fails with one sentence that names the path.
+#[track_caller]
+fn refused(path: &Path) -> OpenError {
+    let error = open(path).expect_err("it does not open");
+    let sentence = error.to_string();
+    assert!(sentence.contains(&path.display().to_string()), "{sentence}");
+    assert!(!sentence.contains('\n'), "{sentence}");
+    error
+}
+
+#[tokio::test]
+async fn one_process_at_a_time() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("deep/er/store.db");
+    let store = open(&path).expect("it opens, with its folder");
+    assert!(matches!(refused(&path), OpenError::InUse { .. }));
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link can be made");
+    assert!(matches!(open(&link), Err(OpenError::InUse { .. })), "another way to the same file");
+    let kept = store.clone();
+    within(store.close()).await;
+    within(kept.ended()).await;
+    assert!(kept.info(None).await.is_err(), "a handle that is left reads no more");
+    open(&path).expect("it opens again").close().await;
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let text = folder.path().join("text.db");
+    std::fs::write(&text, "this is no database, however long it is. ".repeat(100)).expect("it is written");
+    assert!(matches!(refused(&text), OpenError::NotADatabase { .. }));
+
+    let foreign = folder.path().join("foreign.db");
+    let other = Connection::open(&foreign).expect("it opens");
+    other.execute_batch("create table t (a)").expect("it is made");
+    drop(other);
+    let before = std::fs::read(&foreign).expect("it reads");
+    assert!(matches!(refused(&foreign), OpenError::Foreign { .. }));
+    assert_eq!(std::fs::read(&foreign).expect("it reads"), before);
+
+    let marked = folder.path().join("marked.db");
+    let other = Connection::open(&marked).expect("it opens");
+    other.execute_batch("pragma application_id = 7").expect("it is marked");
+    drop(other);
+    assert!(matches!(refused(&marked), OpenError::Foreign { .. }));
+
+    let newer = folder.path().join("newer.db");
+    open(&newer).expect("it opens").close().await;
+    let later = Connection::open(&newer).expect("it opens");
+    later.execute_batch("pragma user_version = 3").expect("it is marked");
+    drop(later);
+    assert!(matches!(refused(&newer), OpenError::Newer { found: 3, known: 2, .. }));
+
+    assert!(matches!(refused(folder.path()), OpenError::Unusable { .. }));
+    let under_a_file = text.join("store.db");
+    let error = open(&under_a_file).expect_err("a file is no folder");
+    assert!(matches!(error, OpenError::Folder { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_file_is_set_up_as_it_should_be() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("store.db");
+    open(&path).expect("it opens").close().await;
+    let connection = Connection::open(&path).expect("it opens");
+    let ask = |pragma: &str| -> rusqlite::types::Value {
+        let sql = format!("pragma {pragma}");
+        connection.query_row(&sql, (), |row| row.get(0)).expect("it answers")
+    };
+    assert_eq!(ask("journal_mode"), "wal".to_owned().into());
+    assert_eq!(ask("page_size"), 8_192_i64.into());
+    assert_eq!(ask("auto_vacuum"), 2_i64.into());
+    assert_eq!(ask("application_id"), 0x4450_3153_i64.into());
+    assert_eq!(ask("user_version"), 2_i64.into());
+    assert_eq!(ask("integrity_check"), "ok".to_owned().into());
+    let loose: i64 = connection
+        .query_row("select count(*) from pragma_table_list where schema = 'main' and not strict \
+                    and name not like 'sqlite%'", (), |row| row.get(0))
+        .expect("it counts");
+    assert_eq!(loose, 0, "every table is strict");
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_to_date_with_its_rows() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let first = Connection::open(store_args(folder.path()).sqlite_db_path).expect("it opens");
+    first
+        .execute_batch(include_str!("../../migrations/0001_kv.sql"))
+        .expect("the first migration applies");
+    first
+        .execute_batch(
+            "pragma application_id = 1146106195; pragma user_version = 1; \
+             insert into namespace (id, name) values (1, 'n'); \
+             insert into entry (namespace_id, key, revision, create_revision, version, update_ms, kind, inline_value) \
+             values (1, cast('old' as blob), 7, 5, 2, 0, 1, cast('kept' as blob)); \
+             update store set revision = 7",
+        )
+        .expect("the rows fit");
+    drop(first);
+    let mut service = Service::start_in(folder, Clock::manual(START_MS)).await;
+    let entry = service.get("old").await.expect("it is there");
+    assert_eq!((entry.text(), entry.revision, entry.version), (Some("kept"), 7, 2));
+    assert_eq!(service.put("new", "1").await, 8);
+    service.enqueue("m").await;
+    let info = service.admin.get_server_info(v1::GetServerInfoRequest {}).await;
+    assert_eq!(info.expect("it answers").into_inner().schema_version, 2);
+    let path = service.path();
+    let folder = service.stop().await;
+    let log = path.with_extension("db-wal");
+    let log_bytes = std::fs::metadata(&log).map_or(0, |file| file.len());
+    assert_eq!(log_bytes, 0, "the log is emptied at the end");
+    drop(folder);
+}

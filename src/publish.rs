@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// The feed, for example http://127.0.0.1:8787.
     #[arg(long)]
     to: String,
-    /// The feed's API secret.
+    /// The feed's API secret; of two comma-separated ones, the first is used.
     #[arg(long, env = "API_SECRET", hide_env_values = true)]
     secret: String,
     /// Title of the channel, instead of the folder's name.
@@ -66,7 +66,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let feed = Feed {
         client: http::client()?,
         origin: origin.origin().ascii_serialization(),
-        secret: args.secret,
+        secret: first_secret(&args.secret).to_owned(),
     };
 
     let folder = args
@@ -120,6 +120,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     println!("{} playlists", urls.len());
     println!("{}/api/v1/channels/{id}", feed.origin);
     Ok(())
+}
+
+/// While a secret is being changed a feed has two.
+fn first_secret(secrets: &str) -> &str {
+    secrets.split(',').next().unwrap_or_default().trim()
 }
 
 impl Feed {

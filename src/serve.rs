@@ -56,9 +56,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     }
     let settings = args.gateway.settings(bound)?;
 
+    let mut services = JoinSet::new();
+    services.spawn(watch(store.clone(), shutdown.clone()));
     let documents = FeedStore::new(StorageClient::in_process(storage_svc::routes(&store)));
     let gateway = api_gateway::Gateway::new(settings, documents.clone(), clock.clone());
-    let mut services = JoinSet::new();
     if let Some(listener) = storage_listener {
         println!("storage-svc ready on {}", listener.local_addr()?);
         let serving = storage_svc::serve(listener, store.clone(), shutdown.clone());
@@ -77,6 +78,14 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     // The file goes last: what the others were finishing is in it.
     store.close().await;
     ended
+}
+
+/// A feed whose store can write no more must not look alive.
+async fn watch(store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        () = store.ended() => anyhow::bail!("the store ended"),
+        () = shutdown.cancelled() => Ok(()),
+    }
 }
 
 /// Waits for all of them. One that ends before it is told to takes the others down with it.

@@ -1,5 +1,7 @@
 //! Logs to standard error, as text for people or JSON for programs.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 /// How a service logs.
@@ -29,6 +31,8 @@ pub fn start(args: &Args) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("LOG_LEVEL {:?} is not a log filter: {error}", args.log_level))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Colours are for people: a file or a collector gets plain text.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match args.log_format {
         Format::Text => logs.try_init(),

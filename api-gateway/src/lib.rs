@@ -1,1 +1,63 @@
+//! The DP-1 REST API: HTTP in, storage calls out. Owns identity, the signing key, and how requests and errors look on
+//! the wire. Knows no SQL and no leases; what a document is and what a write means is `feed`'s, how both are kept is
+//! `feed-store`'s.
 
+mod answer;
+mod auth;
+mod body;
+mod config;
+mod envelope;
+mod error;
+mod idempotency;
+mod list;
+mod locks;
+mod origins;
+mod prefer;
+mod routes;
+mod server;
+mod slugs;
+mod write;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use feed_store::FeedStore;
+use runtime::clock::Clock;
+
+pub use config::{Args, GatewayArgs, Secret, Settings};
+pub use server::serve;
+
+use locks::DocumentLocks;
+use slugs::SlugDesk;
+
+/// What requests are answered from; clones share it.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    settings: Arc<Settings>,
+    store: Arc<FeedStore>,
+    clock: Clock,
+    locks: DocumentLocks,
+    slugs: SlugDesk,
+}
+
+impl Gateway {
+    /// A gateway over the documents in `store`.
+    #[must_use]
+    pub fn new(settings: Settings, store: FeedStore, clock: Clock) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            store: Arc::new(store),
+            clock,
+            locks: DocumentLocks::default(),
+            slugs: SlugDesk::default(),
+        }
+    }
+}
+
+/// The API as a service.
+pub fn router(gateway: Gateway) -> Router {
+    routes::router(gateway.clone())
+        .layer(from_fn_with_state(gateway, envelope::guard))
+        .layer(from_fn(envelope::wrap))
+}

@@ -5,9 +5,13 @@
 //! SQLite.
 
 mod commit;
+mod items;
+mod lists;
 mod load;
 
 pub use commit::Outcome;
+pub use items::ItemList;
+pub use lists::{DocumentList, Page};
 pub use load::Links;
 
 use proto::client::{ClientError, StorageClient};

@@ -183,7 +183,7 @@ impl FeedStore {
 }
 
 /// All keys of a prefix.
-fn prefix_selector(prefix: &Key) -> v1::Selector {
+pub(crate) fn prefix_selector(prefix: &Key) -> v1::Selector {
     v1::Selector {
         namespace: prefix.namespace.to_owned(),
         keys: Some(v1::selector::Keys::Prefix(prefix.key.clone())),
@@ -203,14 +203,14 @@ fn record(entry: v1::Entry) -> Record {
     }
 }
 
-fn parse<T>(key: &Key, text: &str) -> Result<T, FeedStoreError>
+pub(crate) fn parse<T>(key: &Key, text: &str) -> Result<T, FeedStoreError>
 where
     T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
     text.parse().map_err(|fault| malformed(key, fault))
 }
 
-fn malformed(key: &Key, fault: impl std::error::Error + Send + Sync + 'static) -> FeedStoreError {
+pub(crate) fn malformed(key: &Key, fault: impl std::error::Error + Send + Sync + 'static) -> FeedStoreError {
     FeedStoreError::Malformed {
         key: format!("{}/{}", key.namespace, key.key),
         fault: Box::new(fault),

@@ -182,6 +182,13 @@ impl Document {
 /// The id and the exact text of the item at `position`, from 0, of a playlist's text.
 #[must_use]
 pub fn item_text(document_text: &str, position: usize) -> Option<(ItemId, &str)> {
+    item_texts(document_text, &[position])?.pop().flatten()
+}
+
+/// The ids and the exact texts of the items at `positions`, each from 0, of a playlist's text: none for a position that
+/// has no readable item, none at all for a text that is no playlist's. Reads the text once.
+#[must_use]
+pub fn item_texts<'a>(document_text: &'a str, positions: &[usize]) -> Option<Vec<Option<(ItemId, &'a str)>>> {
     #[derive(Deserialize)]
     struct Items<'a> {
         #[serde(borrow)]
@@ -189,16 +196,16 @@ pub fn item_text(document_text: &str, position: usize) -> Option<(ItemId, &str)>
     }
     #[derive(Deserialize)]
     struct Item {
-        id: ItemIdText,
+        id: String,
     }
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct ItemIdText(String);
 
     let document: Items<'_> = serde_json::from_str(json::without_byte_order_mark(document_text)).ok()?;
-    let text = document.items.get(position)?.get();
-    let item: Item = serde_json::from_str(text).ok()?;
-    Some((item.id.0.parse().ok()?, text))
+    let item = |position: &usize| {
+        let text = document.items.get(*position)?.get();
+        let item: Item = serde_json::from_str(text).ok()?;
+        Some((item.id.parse().ok()?, text))
+    };
+    Some(positions.iter().map(item).collect())
 }
 
 fn parse_object(text: &str) -> Result<Object, DocumentError> {

@@ -94,8 +94,13 @@ pub fn created(kind: Kind, created_ms: Option<i64>, id: DocumentId) -> Option<Ke
     ))
 }
 
-/// Prefix of an index by time.
-pub const CREATED: &str = "created/";
+const CREATED: &str = "created/";
+
+/// Prefix of the index of documents by time; what follows it is [`parse_time_and_id`]'s.
+#[must_use]
+pub fn created_index(kind: Kind) -> Key {
+    Key::new(namespace(kind), CREATED.to_owned())
+}
 
 /// Changed by every accepted deletion of a playlist.
 #[must_use]
@@ -149,6 +154,12 @@ pub fn item_created(created_ms: Option<i64>, item: ItemId) -> Option<Key> {
         PLAYLIST_ITEMS,
         format!("{CREATED}{}/{item}", time(created_ms?)?),
     ))
+}
+
+/// Prefix of the items' index by time; what follows it is [`parse_time_and_id`]'s.
+#[must_use]
+pub fn items_created() -> Key {
+    Key::new(PLAYLIST_ITEMS, CREATED.to_owned())
 }
 
 /// Times of one playlist's items.

@@ -1,0 +1,120 @@
+//! Bodies: requests read up to their limit, answers as JSON.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{Bytes, BytesMut};
+use feed::json::{self, Object};
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+
+use crate::error::{ApiError, Task};
+
+/// Largest request body, in bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How much of a body that is too large is read and thrown away, so that its sender gets to read the answer.
+const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request body that has not been read yet: what else is wrong with a request is found first.
+pub(crate) struct Payload {
+    body: Body,
+    /// The sender waits for a go-ahead before it sends more than we take.
+    is_refused: bool,
+}
+
+impl<S: Sync> FromRequest<S> for Payload {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
+        let (parts, body) = request.into_parts();
+        let length = parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok());
+        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0_u64);
+        let waits = parts.headers.contains_key(header::EXPECT);
+        let limit = if waits { BODY_BYTES_MAX } else { DISCARDED_BYTES_MAX };
+        Ok(Self {
+            body,
+            is_refused: length > limit as u64,
+        })
+    }
+}
+
+impl Payload {
+    /// The whole body.
+    pub(crate) async fn bytes(self) -> Result<Bytes, ApiError> {
+        if self.is_refused {
+            return Err(body_too_large());
+        }
+        match tokio::time::timeout(BODY_TIMEOUT, read(self.body)).await {
+            Ok(body) => body,
+            Err(_) => Err(ApiError::refused(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "Request body did not arrive in time",
+            )),
+        }
+    }
+}
+
+async fn read(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut read = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::bad_request("invalid_body", "Request body could not be read"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > DISCARDED_BYTES_MAX {
+            break;
+        }
+        if length > BODY_BYTES_MAX {
+            read = BytesMut::new();
+        } else {
+            read.extend_from_slice(&data);
+        }
+    }
+    if length > BODY_BYTES_MAX {
+        return Err(body_too_large());
+    }
+    Ok(read.freeze())
+}
+
+/// The JSON of a body, whatever its type.
+pub(crate) fn parse(body: &[u8]) -> Result<Value, ApiError> {
+    json::parse(body).map_err(|_| invalid_json())
+}
+
+/// The JSON object of an update. Arrays are left to the schema, as the reference does, and are refused there.
+pub(crate) fn parse_object(body: &[u8], task: Task) -> Result<Object, ApiError> {
+    match parse(body)? {
+        Value::Object(object) => Ok(object),
+        Value::Array(_) => Err(ApiError::bad_request(
+            "validation_error",
+            format!("{}: Expected object, received array", task.invalid()),
+        )),
+        _ => Err(invalid_json()),
+    }
+}
+
+fn body_too_large() -> ApiError {
+    ApiError::too_large(format!("Request body must not be larger than {BODY_BYTES_MAX} bytes"))
+}
+
+fn invalid_json() -> ApiError {
+    ApiError::bad_request("invalid_json", "Request body must be valid JSON")
+}
+
+/// An answer of JSON text.
+pub(crate) fn json(status: StatusCode, text: impl Into<Body>) -> Response {
+    let mut response = (status, text.into()).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,106 @@
+//! What every request goes through, whatever its path: id, log line, time limit and CORS; then, for writes, credential
+//! and content type, both ahead of routing, as existing clients know it.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::Gateway;
+use crate::error::ApiError;
+
+/// Longest time a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_RESPONSE_TIME: HeaderName = HeaderName::from_static("x-response-time");
+
+/// What pages of other origins may send, read and remember.
+const CORS: [(HeaderName, &str); 4] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    (
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        "Authorization, Content-Type, Prefer, Idempotency-Key",
+    ),
+    (
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+    ),
+    (
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        "Location, Preference-Applied, Idempotent-Replayed, Retry-After, X-Request-Id, X-Response-Time",
+    ),
+];
+const PREFLIGHT_KEPT_SECONDS: &str = "86400";
+
+/// The outermost layer.
+pub(crate) async fn wrap(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = Uuid::new_v4().to_string();
+    let span = tracing::info_span!(
+        "request",
+        request.id = id,
+        http.method = %request.method(),
+        http.path = request.uri().path(),
+    );
+    let mut response = respond(request, next).instrument(span.clone()).await;
+    let elapsed_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    let status = response.status().as_u16();
+    span.in_scope(|| tracing::info!(http.status = status, elapsed_ms, "answered"));
+
+    let headers = response.headers_mut();
+    for (name, value) in CORS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(
+        X_REQUEST_ID,
+        HeaderValue::from_str(&id).expect("a UUID is a header's value"),
+    );
+    let time = HeaderValue::from_str(&format!("{elapsed_ms:.2}ms")).expect("a number is a header's value");
+    headers.insert(X_RESPONSE_TIME, time);
+    response
+}
+
+async fn respond(request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS {
+        let max_age = HeaderValue::from_static(PREFLIGHT_KEPT_SECONDS);
+        return (StatusCode::NO_CONTENT, [(header::ACCESS_CONTROL_MAX_AGE, max_age)]).into_response();
+    }
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::TimedOut.into_response(),
+    }
+}
+
+/// Lets writes through that carry the credential and, but for deletions, JSON.
+pub(crate) async fn guard(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+    match admit(&gateway, request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+fn admit(gateway: &Gateway, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    let has_body = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+    if has_body || *method == Method::DELETE {
+        gateway.settings.credentials.check(headers)?;
+    }
+    if has_body && !is_json(headers) {
+        return Err(ApiError::bad_request(
+            "invalid_content_type",
+            "Content-Type must be application/json",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the media type is JSON's, in any letter case and with any parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = value.and_then(|value| value.split(';').next()).unwrap_or_default();
+    media_type.trim().eq_ignore_ascii_case("application/json")
+}

@@ -1,0 +1,102 @@
+//! `/api/v1/channels`, also called `/api/v1/playlist-groups`
+
+use axum::Router;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use axum::routing::get;
+use feed::accept::Write;
+use feed::id::Kind;
+use feed::validate::{ChannelDraft, ChannelPatch, protected_fields};
+use serde_json::Value;
+
+use super::Segment;
+use super::documents::{self, Wishes, identify, reference};
+use crate::Gateway;
+use crate::answer::Answer;
+use crate::body::{self, Payload};
+use crate::error::{ApiError, Task, Verb};
+use crate::write::Draft;
+
+const KIND: Kind = Kind::Channel;
+
+pub(super) fn routes() -> Router<Gateway> {
+    let mut routes = Router::new();
+    for path in ["/api/v1/channels", "/api/v1/playlist-groups"] {
+        let one = get(read).put(replace).patch(patch).delete(delete);
+        routes = routes
+            .route(path, get(list).post(create))
+            .route(&format!("{path}/{{id}}"), one);
+    }
+    routes
+}
+
+async fn list(State(gateway): State<Gateway>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    documents::list(&gateway, KIND, query.as_deref()).await
+}
+
+async fn read(State(gateway): State<Gateway>, id: Segment) -> Result<Response, ApiError> {
+    documents::read(&gateway, KIND, id).await
+}
+
+async fn create(State(gateway): State<Gateway>, wishes: Wishes, payload: Payload) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Create, wishes.mode);
+    let bytes = payload.bytes().await?;
+    let draft = draft(body::parse(&bytes)?, task)?;
+    gateway
+        .create(Draft::Channel(draft), &wishes.terms_of_create(KIND, &bytes))
+        .await
+}
+
+async fn replace(
+    State(gateway): State<Gateway>,
+    id: Segment,
+    wishes: Wishes,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let reference = reference(id, KIND)?;
+    let draft = draft(body::parse(&payload.bytes().await?)?, task)?;
+    let id = identify(&gateway, KIND, &reference, task).await?;
+    gateway
+        .change(Write::ReplaceChannel(id, draft), Verb::Update, &wishes.terms())
+        .await
+}
+
+async fn patch(
+    State(gateway): State<Gateway>,
+    id: Segment,
+    wishes: Wishes,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let reference = reference(id, KIND)?;
+    let body = body::parse_object(&payload.bytes().await?, task)?;
+    documents::refuse_protected(&protected_fields(&body))?;
+    let patch = ChannelPatch::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))?;
+    let id = identify(&gateway, KIND, &reference, task).await?;
+    gateway
+        .change(Write::PatchChannel(id, patch), Verb::Update, &wishes.terms())
+        .await
+}
+
+/// Differs from the other methods in its errors: a code of its own for a bad id, and a message that repeats a good one.
+async fn delete(State(gateway): State<Gateway>, id: Segment, wishes: Wishes) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Delete, wishes.mode);
+    let bad_id = || ApiError::bad_request("invalid_identifier", "Channel identifier must be a valid UUID or slug");
+    let Path(given) = id.map_err(|_| bad_id())?;
+    let reference = given.parse().map_err(|_| bad_id())?;
+    let deleted = async {
+        let id = identify(&gateway, KIND, &reference, task).await?;
+        gateway
+            .change(Write::DeleteChannel(id), Verb::Delete, &wishes.terms())
+            .await
+    };
+    deleted.await.map_err(|error| match error {
+        ApiError::Refused { code: "not_found", .. } => ApiError::not_found(format!("Channel not found: {given}")),
+        other => other,
+    })
+}
+
+fn draft(body: Value, task: Task) -> Result<ChannelDraft, ApiError> {
+    ChannelDraft::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))
+}

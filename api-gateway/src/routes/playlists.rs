@@ -1,0 +1,89 @@
+//! `/api/v1/playlists`
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use axum::routing::get;
+use feed::accept::Write;
+use feed::id::Kind;
+use feed::validate::{PlaylistDraft, PlaylistPatch, protected_fields};
+use serde_json::Value;
+
+use super::Segment;
+use super::documents::{self, Wishes, identify, reference};
+use crate::Gateway;
+use crate::answer::Answer;
+use crate::body::{self, Payload};
+use crate::error::{ApiError, Task, Verb};
+use crate::write::Draft;
+
+const KIND: Kind = Kind::Playlist;
+
+pub(super) fn routes() -> Router<Gateway> {
+    Router::new().route("/api/v1/playlists", get(list).post(create)).route(
+        "/api/v1/playlists/{id}",
+        get(read).put(replace).patch(patch).delete(delete),
+    )
+}
+
+async fn list(State(gateway): State<Gateway>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    documents::list(&gateway, KIND, query.as_deref()).await
+}
+
+async fn read(State(gateway): State<Gateway>, id: Segment) -> Result<Response, ApiError> {
+    documents::read(&gateway, KIND, id).await
+}
+
+async fn create(State(gateway): State<Gateway>, wishes: Wishes, payload: Payload) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Create, wishes.mode);
+    let bytes = payload.bytes().await?;
+    let draft = draft(body::parse(&bytes)?, task)?;
+    gateway
+        .create(Draft::Playlist(draft), &wishes.terms_of_create(KIND, &bytes))
+        .await
+}
+
+async fn replace(
+    State(gateway): State<Gateway>,
+    id: Segment,
+    wishes: Wishes,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let reference = reference(id, KIND)?;
+    let draft = draft(body::parse(&payload.bytes().await?)?, task)?;
+    let id = identify(&gateway, KIND, &reference, task).await?;
+    gateway
+        .change(Write::ReplacePlaylist(id, draft), Verb::Update, &wishes.terms())
+        .await
+}
+
+async fn patch(
+    State(gateway): State<Gateway>,
+    id: Segment,
+    wishes: Wishes,
+    payload: Payload,
+) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let reference = reference(id, KIND)?;
+    let body = body::parse_object(&payload.bytes().await?, task)?;
+    documents::refuse_protected(&protected_fields(&body))?;
+    let patch = PlaylistPatch::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))?;
+    let id = identify(&gateway, KIND, &reference, task).await?;
+    gateway
+        .change(Write::PatchPlaylist(id, patch), Verb::Update, &wishes.terms())
+        .await
+}
+
+async fn delete(State(gateway): State<Gateway>, id: Segment, wishes: Wishes) -> Result<Answer, ApiError> {
+    let task = Task::Write(KIND, Verb::Delete, wishes.mode);
+    let reference = reference(id, KIND)?;
+    let id = identify(&gateway, KIND, &reference, task).await?;
+    gateway
+        .change(Write::DeletePlaylist(id), Verb::Delete, &wishes.terms())
+        .await
+}
+
+fn draft(body: Value, task: Task) -> Result<PlaylistDraft, ApiError> {
+    PlaylistDraft::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))
+}

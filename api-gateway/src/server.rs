@@ -1,0 +1,97 @@
+//! Connections: accepted up to a limit, kept from dawdling, and drained within a bound.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Gateway, router};
+
+/// Connections open at once; more wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// How long the head of a request may take, and a connection may idle before it.
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+/// Largest head of an HTTP/1 request, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Largest headers of an HTTP/2 request, in bytes.
+const HEADERS_BYTES_MAX: u32 = 64 * 1024;
+/// Requests of one HTTP/2 connection at once.
+const STREAMS_MAX: u32 = 128;
+/// A silent HTTP/2 connection is probed this often, and closed when a probe is not answered in time.
+const PROBE_INTERVAL: Duration = Duration::from_mins(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause after a connection could not be accepted, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long requests in flight may take once the shutdown began.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown`, then stops accepting, closes idle connections, and waits at most 10 s for requests in flight.
+pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let router = router(gateway);
+    let connections = builder();
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let draining = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = connections.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = draining.watch(connection.into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &*error, "connection broke");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_MAX, draining.shutdown()).await.is_err() {
+        tracing::warn!("stopped with requests in flight");
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .keep_alive_interval(PROBE_INTERVAL)
+        .keep_alive_timeout(PROBE_TIMEOUT);
+    builder
+}

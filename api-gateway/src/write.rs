@@ -1,0 +1,337 @@
+//! A write, from what a client wants to the commit that makes it so.
+//!
+//! Each attempt reads the accepted state, lets the domain judge it, and commits under the condition that what was read
+//! still holds. Applied at once and queued differ in nothing but the commit that is made of the new versions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use feed::accept::{CASCADE_CHANNELS_MAX, Refusal, Write, accept, commit_applied, commit_queued};
+use feed::document::Stamp;
+use feed::id::{DocumentId, DocumentKey, Kind, Reference, Slug};
+use feed::keys;
+use feed::state::{DocumentState, Resolved, State};
+use feed::validate::{ChannelDraft, PlaylistDraft};
+use feed_store::{FeedStore, FeedStoreError, Outcome};
+use proto::limits::COMMIT_BYTES_MAX;
+use rand::RngExt as _;
+use uuid::Uuid;
+
+use crate::Gateway;
+use crate::answer::Answer;
+use crate::error::{ApiError, Mode, Task, Verb};
+use crate::idempotency::{RecallError, Repeatable};
+use crate::locks::Turn;
+use crate::origins::Target;
+use crate::slugs::Draw;
+
+/// A write that lost to other writers this often is answered 503.
+const ATTEMPTS_MAX: u32 = 16;
+/// Slugs that may turn out to be somebody else's while one is drawn. Not counted as attempts: near the end of a base
+/// many writers draw from few numbers, and each loss brings a new one.
+const SLUGS_LOST_MAX: u32 = 64;
+/// Longest pause before an attempt; drawn anew each time, so that two writers do not keep step.
+const PAUSE_MAX: Duration = Duration::from_millis(25);
+/// Channels of a cascade that are read at once.
+const CHANNELS_AT_ONCE: usize = 16;
+
+/// How a write is to be carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) mode: Mode,
+    /// The host that the request was sent to: one of the feed's own.
+    pub(crate) host: Option<String>,
+    pub(crate) repeatable: Option<Repeatable>,
+}
+
+/// What a new document says.
+#[derive(Debug)]
+pub(crate) enum Draft {
+    Playlist(PlaylistDraft),
+    Channel(ChannelDraft),
+}
+
+/// Why an attempt came to nothing.
+enum Lost {
+    /// Somebody else has the slug.
+    Slug,
+    /// The same request was answered meanwhile.
+    Repeated,
+    /// Something that was read has changed since.
+    State,
+}
+
+impl Gateway {
+    /// Makes a new document.
+    pub(crate) async fn create(&self, draft: Draft, terms: &Terms) -> Result<Answer, ApiError> {
+        let kind = match &draft {
+            Draft::Playlist(_) => Kind::Playlist,
+            Draft::Channel(_) => Kind::Channel,
+        };
+        let task = Task::Write(kind, Verb::Create, terms.mode);
+        let failed = |error| ApiError::Store(task, error);
+        if let Some(answer) = self.recall(terms, task).await? {
+            return Ok(answer);
+        }
+        let title = match &draft {
+            Draft::Playlist(draft) => draft.title(),
+            Draft::Channel(draft) => draft.title(),
+        };
+        let mut draw = self.slugs.draw(kind, title, &self.store).await.map_err(failed)?;
+        let id = DocumentId::random(&mut rand::rng());
+        let slug = draw.slug.clone();
+        let mut write = match draft {
+            Draft::Playlist(draft) => Write::CreatePlaylist { id, slug, draft },
+            Draft::Channel(draft) => Write::CreateChannel { id, slug, draft },
+        };
+        let (mut attempts, mut slugs_lost) = (0, 0);
+        loop {
+            match self.attempt(&write, Verb::Create, terms).await? {
+                Ok(answer) => {
+                    draw.settle();
+                    return Ok(answer);
+                }
+                Err(Lost::Slug) => {
+                    slugs_lost += 1;
+                    if slugs_lost == SLUGS_LOST_MAX {
+                        return Err(ApiError::Contended(task));
+                    }
+                    draw = self.slugs.draw_again(draw, &self.store).await.map_err(failed)?;
+                    set_slug(&mut write, &draw);
+                }
+                Err(Lost::Repeated) => {
+                    if let Some(answer) = self.recall(terms, task).await? {
+                        return Ok(answer);
+                    }
+                }
+                Err(Lost::State) => pause().await,
+            }
+            attempts += 1;
+            if attempts - slugs_lost == ATTEMPTS_MAX {
+                return Err(ApiError::Contended(task));
+            }
+        }
+    }
+
+    /// Changes or deletes a document.
+    pub(crate) async fn change(&self, write: Write, verb: Verb, terms: &Terms) -> Result<Answer, ApiError> {
+        let document = write.key();
+        let task = Task::Write(document.kind, verb, terms.mode);
+        let turn = self.locks.turn(document).await.map_err(|_| ApiError::Contended(task))?;
+        let mut turns = vec![turn];
+        for attempt in 1..=ATTEMPTS_MAX {
+            if let Ok(answer) = self.attempt(&write, verb, terms).await? {
+                return Ok(answer);
+            }
+            if attempt == 1
+                && let Write::DeletePlaylist(id) = write
+            {
+                // It rewrites channels too, and waits for its turn at each from now on.
+                let links = self.store.links(id, CASCADE_CHANNELS_MAX).await;
+                let links = links.map_err(|error| ApiError::Store(task, error))?;
+                self.queue_for(links.channels, &mut turns, task).await?;
+            }
+            pause().await;
+        }
+        Err(ApiError::Contended(task))
+    }
+
+    /// Which document a path means, in the accepted state; none if nobody has the slug.
+    pub(crate) async fn identify(
+        &self,
+        kind: Kind,
+        reference: &Reference,
+    ) -> Result<Option<DocumentId>, FeedStoreError> {
+        match reference {
+            Reference::Id(id) => Ok(Some(*id)),
+            Reference::Slug(slug) => self.store.id_of_slug(kind, slug).await,
+        }
+    }
+
+    /// Takes the turns in one order everywhere, so that no two deletions wait for each other.
+    async fn queue_for(
+        &self,
+        mut channels: Vec<DocumentId>,
+        turns: &mut Vec<Turn>,
+        task: Task,
+    ) -> Result<(), ApiError> {
+        channels.sort_unstable();
+        for id in channels {
+            let channel = DocumentKey {
+                kind: Kind::Channel,
+                id,
+            };
+            turns.push(self.locks.turn(channel).await.map_err(|_| ApiError::Contended(task))?);
+        }
+        Ok(())
+    }
+
+    async fn recall(&self, terms: &Terms, task: Task) -> Result<Option<Answer>, ApiError> {
+        let Some(repeatable) = &terms.repeatable else {
+            return Ok(None);
+        };
+        let record = self.store.text(repeatable.key()).await;
+        let Some(record) = record.map_err(|error| ApiError::Store(task, error))? else {
+            return Ok(None);
+        };
+        match repeatable.recall(&record) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(RecallError::OtherRequest) => Err(ApiError::refused(
+                http::StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "Idempotency-Key was used for another request",
+            )),
+            Err(RecallError::Malformed(fault)) => Err(ApiError::Fault(task, Box::new(fault))),
+        }
+    }
+
+    async fn attempt(&self, write: &Write, verb: Verb, terms: &Terms) -> Result<Result<Answer, Lost>, ApiError> {
+        let task = Task::Write(write.key().kind, verb, terms.mode);
+        let refused = |refusal| ApiError::of_refusal(refusal, task);
+        let failed = |error| ApiError::Store(task, error);
+        let state = self.state(write, terms.host.as_deref()).await.map_err(failed)?;
+        let state = state.map_err(refused)?;
+        let now_ms = self.clock.now_ms();
+        let versions = accept(
+            write,
+            &state,
+            &mut Stamp {
+                now_ms,
+                signer: &self.settings.signer,
+                rng: &mut rand::rng(),
+            },
+        )
+        .map_err(refused)?;
+        let written = versions.first().expect("a write that is accepted has a version");
+        let (answer, mut commit) = match terms.mode {
+            Mode::Applied => (Answer::applied(verb, written), commit_applied(&versions, write, &state)),
+            Mode::Queued => {
+                let operation = Uuid::new_v4();
+                let commit = commit_queued(&versions, write, &state, operation, now_ms);
+                (Answer::queued(written, operation), commit)
+            }
+        };
+        if let Some(repeatable) = &terms.repeatable {
+            repeatable.remember(&answer, &mut commit);
+        }
+        match self.store.commit(commit, Vec::new()).await.map_err(failed)? {
+            Outcome::Committed { .. } => Ok(Ok(answer)),
+            Outcome::Conflict { failed, .. } => {
+                let is_repeated = terms
+                    .repeatable
+                    .as_ref()
+                    .is_some_and(|repeatable| failed.contains(repeatable.key()));
+                let slug = keys::slug(written.key().kind, written.slug());
+                Ok(Err(if is_repeated {
+                    Lost::Repeated
+                } else if failed.contains(&slug) {
+                    Lost::Slug
+                } else {
+                    Lost::State
+                }))
+            }
+        }
+    }
+
+    /// What the write is judged on. What guards it is read first, so that no change between the two goes unseen.
+    async fn state(&self, write: &Write, host: Option<&str>) -> Result<Result<State, Refusal>, FeedStoreError> {
+        let document = write.key();
+        let mut state = State::default();
+        let urls = write.playlist_urls();
+        if !urls.is_empty() {
+            self.resolve(urls, host, &mut state).await?;
+        }
+        let mut channels = Vec::new();
+        if let Write::DeletePlaylist(id) = write {
+            let links = self.store.links(*id, CASCADE_CHANNELS_MAX + 1).await?;
+            if links.channels.len() > CASCADE_CHANNELS_MAX {
+                return Ok(Err(Refusal::TooManyChannels));
+            }
+            state.links_revision = links.revision;
+            channels = links.channels;
+        }
+        state.documents = match write {
+            // Its id is new: nothing can be there, and the commit checks that.
+            Write::CreatePlaylist { .. } | Write::CreateChannel { .. } => BTreeMap::new(),
+            _ => self.store.documents(&[document]).await?,
+        };
+        let channels: Vec<_> = channels
+            .into_iter()
+            .map(|id| DocumentKey {
+                kind: Kind::Channel,
+                id,
+            })
+            .collect();
+        let mut bytes = 0;
+        for part in channels.chunks(CHANNELS_AT_ONCE) {
+            let read = self.store.documents(part).await?;
+            let accepted = read.values().filter_map(DocumentState::accepted);
+            bytes += accepted.map(|content| content.document.text.len()).sum::<usize>();
+            if bytes > COMMIT_BYTES_MAX {
+                return Err(FeedStoreError::TooLarge);
+            }
+            state.documents.extend(read);
+        }
+        Ok(Ok(state))
+    }
+
+    /// What each URL stands for in the accepted state.
+    async fn resolve(&self, urls: &[String], host: Option<&str>, state: &mut State) -> Result<(), FeedStoreError> {
+        let origins = &self.settings.origins;
+        let targets: Vec<_> = urls.iter().map(|url| origins.target(url, host)).collect();
+        let references = targets.iter().filter_map(|target| match target {
+            Target::Own(reference) => Some(reference),
+            Target::OwnNobody | Target::Foreign => None,
+        });
+        let (mut ids, mut slugs) = (BTreeSet::new(), BTreeSet::new());
+        for reference in references {
+            match reference {
+                Reference::Id(id) => {
+                    ids.insert(*id);
+                }
+                Reference::Slug(slug) => {
+                    slugs.insert(slug.clone());
+                }
+            }
+        }
+        let named = resolve_slugs(&self.store, &slugs).await?;
+        ids.extend(named.values());
+        let (playlists, revision) = self.store.accepted_playlists(&ids).await?;
+        state.playlist_deleted_revision = revision;
+        state.resolved = targets
+            .into_iter()
+            .map(|target| {
+                let id = match target {
+                    Target::Foreign => return Resolved::Foreign,
+                    Target::OwnNobody => None,
+                    Target::Own(Reference::Id(id)) => Some(id),
+                    Target::Own(Reference::Slug(slug)) => named.get(&slug).copied(),
+                };
+                let playlist = id.and_then(|id| playlists.get(&id));
+                playlist.map_or(Resolved::Unknown, |playlist| Resolved::Playlist(*playlist))
+            })
+            .collect();
+        Ok(())
+    }
+}
+
+async fn pause() {
+    let pause = PAUSE_MAX.mul_f64(rand::rng().random::<f64>());
+    tokio::time::sleep(pause).await;
+}
+
+async fn resolve_slugs(
+    store: &FeedStore,
+    slugs: &BTreeSet<Slug>,
+) -> Result<BTreeMap<Slug, DocumentId>, FeedStoreError> {
+    if slugs.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    store.playlist_ids_of_slugs(slugs).await
+}
+
+fn set_slug(write: &mut Write, draw: &Draw) {
+    if let Write::CreatePlaylist { slug, .. } | Write::CreateChannel { slug, .. } = write {
+        *slug = draw.slug.clone();
+    }
+}

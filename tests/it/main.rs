@@ -1,1 +1,17 @@
-fn main() {}
+//! Tests of the whole: the real binaries as processes, used over HTTP and gRPC as anybody would.
+
+mod accepted;
+mod channels;
+mod commands;
+mod corpus;
+mod idempotency;
+mod items;
+mod latency;
+mod lists;
+mod operations;
+mod playlists;
+mod recovery;
+mod refusals;
+mod slugs;
+mod startup;
+mod support;

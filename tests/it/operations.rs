@@ -1,0 +1,118 @@
+//! Queued writes: what a 202 says, and what becomes of the operation it names.
+
+use serde_json::json;
+
+use crate::support::{Answer, Form, Mode, Part, TestFeed, channel, playlist, verify_document};
+
+const PLAYLISTS: &str = "/api/v1/playlists";
+const CHANNELS: &str = "/api/v1/channels";
+
+#[track_caller]
+fn expect_accepted(answer: Answer) -> Answer {
+    let answer = answer.expect(202);
+    assert!(answer.header("location").starts_with("/api/v1/operations/"));
+    assert_eq!(answer.header("preference-applied"), "respond-async");
+    assert_eq!(answer.header("content-type"), "application/json");
+    answer
+}
+
+#[tokio::test]
+async fn each_queued_write_is_answered_as_it_will_be() {
+    let feed = TestFeed::start(Form::OneProcess).await;
+    let client = feed.client();
+    let created = expect_accepted(client.post(PLAYLISTS, &playlist("Queued", 2), Mode::Async).await);
+    verify_document(&created.text, &feed.public_key()).expect("it is signed");
+    let path = format!("{PLAYLISTS}/{}", created.member("id"));
+    assert_eq!(client.readable(&path).await.text, created.text);
+    assert_eq!(client.operation_end(&created).await, "applied");
+    let record = client.operation(&created).await;
+    assert_eq!(record["resource"], path);
+    assert_eq!(
+        record["id"],
+        created.header("location").trim_start_matches("/api/v1/operations/")
+    );
+    assert!(record["acceptedAt"].as_str() <= record["finishedAt"].as_str());
+    assert_eq!(record.as_object().map(serde_json::Map::len), Some(5));
+
+    for answer in [
+        client.put(&path, &playlist("Replaced", 1), Mode::Async).await,
+        client.patch(&path, &json!({"summary": "Patched"}), Mode::Async).await,
+    ] {
+        let accepted = expect_accepted(answer);
+        assert_eq!(client.operation_end(&accepted).await, "applied");
+        assert_eq!(client.get(&path).await.text, accepted.text);
+    }
+
+    let url = feed.public_url(&path);
+    let made = expect_accepted(
+        client
+            .post("/api/v1/playlist-groups", &channel("Queued", &[url]), Mode::Async)
+            .await,
+    );
+    let channel_path = format!("{CHANNELS}/{}", made.member("id"));
+    assert_eq!(client.readable(&channel_path).await.text, made.text);
+    assert_eq!(client.operation(&made).await["resource"], channel_path);
+
+    let id = made.member("id");
+    let deleted = expect_accepted(
+        client
+            .delete(&format!("{CHANNELS}/{}", made.member("slug")), Mode::Async)
+            .await,
+    );
+    assert_eq!(
+        deleted.text,
+        json!({"message": "Channel deletion queued", "channelId": id, "status": "queued"}).to_string()
+    );
+    assert_eq!(client.operation_end(&deleted).await, "applied");
+    client.get(&channel_path).await.expect(404);
+    let deleted = expect_accepted(client.delete(&path, Mode::Async).await);
+    assert_eq!(deleted.text, r#"{"message":"Playlist deletion queued for processing"}"#);
+    assert_eq!(client.operation_end(&deleted).await, "applied");
+    client.get(&path).await.expect(404);
+    feed.finish().await;
+}
+
+#[tokio::test]
+async fn the_preference_is_read_as_the_standard_has_it() {
+    let feed = TestFeed::start(Form::OneProcess).await;
+    let client = feed.client();
+    let body = playlist("Preferred", 1);
+    for (value, status) in [
+        ("respond-async", 202),
+        ("Respond-Async; wait=5", 202),
+        ("wait=10, respond-async", 202),
+        ("respond-asyncfoo", 201),
+        ("wait=\"1, respond-async\"", 201),
+    ] {
+        let headers = [("prefer", value)];
+        let sent = client.try_write(reqwest::Method::POST, PLAYLISTS, Some(&body), Mode::Sync, &headers);
+        let answer = sent.await.expect("an answer").expect(status);
+        assert_eq!(
+            answer.headers.contains_key("preference-applied"),
+            status == 202,
+            "{value}"
+        );
+    }
+    feed.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_newer_write_replaced_is_superseded() {
+    let mut feed = TestFeed::start(Form::Processes {
+        gateways: 1,
+        consumers: 0,
+    })
+    .await;
+    let client = feed.client();
+    let created = expect_accepted(client.post(PLAYLISTS, &playlist("Waiting", 1), Mode::Async).await);
+    let path = format!("{PLAYLISTS}/{}", created.member("id"));
+    let patched = expect_accepted(client.patch(&path, &json!({"summary": "Newer"}), Mode::Async).await);
+    assert_eq!(client.operation(&created).await["state"], "accepted");
+    assert_eq!(client.operation(&created).await.get("finishedAt"), None);
+    client.get(&path).await.expect(404);
+    feed.launch(Part::Consumer(0)).await;
+    assert_eq!(client.operation_end(&created).await, "superseded");
+    assert_eq!(client.operation_end(&patched).await, "applied");
+    assert_eq!(client.get(&path).await.text, patched.text);
+    feed.finish().await;
+}

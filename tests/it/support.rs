@@ -1,0 +1,17 @@
+//! What the tests stand on: the real binaries as child processes, clients of them, and checks that share no code with
+//! what they check.
+
+mod audit;
+mod bodies;
+mod client;
+mod feed;
+mod process;
+mod verify;
+mod wait;
+
+pub(crate) use bodies::{channel, playlist};
+pub(crate) use client::{Answer, FeedClient, Mode};
+pub(crate) use feed::{Form, Part, TestFeed};
+pub(crate) use process::{Ended, Launch, Process, run};
+pub(crate) use verify::{did_key, verify_document};
+pub(crate) use wait::eventually;

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -16,28 +16,29 @@ const API_SECRET_BYTES: usize = 32;
 
 /// Reads the signing key of the data folder; the first time it is made.
 pub(crate) fn signing_key(folder: &Path) -> anyhow::Result<String> {
-    read_or_make(&folder.join("signing-key"), "signing key", || {
+    read_or_make(folder, "signing-key", "signing key", || {
         Signer::generate(&mut rand::rng()).to_pkcs8_hex()
     })
 }
 
 /// Reads the API secret of the data folder; the first time it is made.
 pub(crate) fn api_secret(folder: &Path) -> anyhow::Result<String> {
-    read_or_make(&folder.join("api-secret"), "API secret", || {
+    read_or_make(folder, "api-secret", "API secret", || {
         let mut secret = [0; API_SECRET_BYTES];
         rand::rng().fill_bytes(&mut secret);
         URL_SAFE_NO_PAD.encode(secret)
     })
 }
 
-fn read_or_make(path: &PathBuf, what: &str, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+fn read_or_make(folder: &Path, name: &str, what: &str, make: impl FnOnce() -> String) -> anyhow::Result<String> {
+    let path = &folder.join(name);
     match fs::read_to_string(path) {
         Ok(text) => return Ok(text.trim().to_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("the {what} in {} cannot be read", path.display())),
     }
-    let made = make();
-    // Under its own name only once it is whole and on disk: a crash in between leaves no half a key.
+    let text = make();
+    // Under its own name only once it is whole and on disk: neither a crash nor a power cut leaves half a key, or none.
     let unfinished = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         if let Err(error) = fs::remove_file(&unfinished)
@@ -50,13 +51,14 @@ fn read_or_make(path: &PathBuf, what: &str, make: impl FnOnce() -> String) -> an
             .create_new(true)
             .mode(0o600)
             .open(&unfinished)?;
-        writeln!(file, "{made}")?;
+        writeln!(file, "{text}")?;
         file.sync_all()?;
-        fs::rename(&unfinished, path)
+        fs::rename(&unfinished, path)?;
+        fs::File::open(folder)?.sync_all()
     };
     write().with_context(|| format!("the {what} cannot be written to {}", path.display()))?;
     println!("made the {what}: {}", path.display());
-    Ok(made)
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -60,3 +60,69 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{Command, CommandFactory as _};
+
+    use super::Args;
+
+    /// Variables of a command and its subcommands, as lines of `.env.sample`.
+    fn lines(command: &Command, into: &mut BTreeSet<String>) {
+        for argument in command.get_arguments() {
+            let Some(variable) = argument.get_env().map(|variable| variable.to_string_lossy()) else {
+                continue;
+            };
+            let defaults: Vec<_> = argument
+                .get_default_values()
+                .iter()
+                .map(|value| value.to_string_lossy())
+                .collect();
+            into.insert(format!("{variable}={}", defaults.join(",")));
+        }
+        for subcommand in command.get_subcommands() {
+            lines(subcommand, into);
+        }
+    }
+
+    #[test]
+    fn the_sample_settings_name_every_variable_with_its_default() {
+        let mut expected = BTreeSet::new();
+        for command in [
+            Args::command(),
+            storage_svc::Args::command(),
+            api_gateway::Args::command(),
+            consumer::Args::command(),
+        ] {
+            lines(&command, &mut expected);
+        }
+        assert!(expected.contains("PORT=8787"), "{expected:?}");
+
+        let sample = include_str!("../.env.sample");
+        let is_variable = |name: &str| {
+            name.bytes()
+                .all(|byte| byte.is_ascii_uppercase() || b"_0123456789".contains(&byte))
+        };
+        let named: BTreeSet<_> = sample
+            .lines()
+            .filter_map(|line| line.trim_start_matches("# ").split_once('='))
+            .map(|(name, _)| name)
+            .filter(|name| is_variable(name))
+            .collect();
+        for variable in &named {
+            let is_read = expected.iter().any(|line| line.starts_with(&format!("{variable}=")));
+            assert!(is_read, "nothing reads {variable} of .env.sample");
+        }
+        for line in &expected {
+            let (variable, default) = line.split_once('=').expect("made above");
+            assert!(named.contains(variable), ".env.sample does not name {variable}");
+            let is_set = !default.is_empty();
+            assert!(
+                !is_set || sample.lines().any(|sampled| sampled == line),
+                ".env.sample has no line {line}"
+            );
+        }
+    }
+}

@@ -47,7 +47,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         Some(address) => Some(storage_svc::bind(address, args.storage_insecure).await?),
     };
     let store = Store::open(&args.store, clock.clone())?;
-    let folder = args.store.sqlite_db_path.parent().unwrap_or(Path::new("."));
+    let folder = match args.store.sqlite_db_path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
     if args.gateway.ed25519_private_key.is_none() {
         args.gateway.ed25519_private_key = Some(first_start::signing_key(folder)?.into());
     }

@@ -65,10 +65,11 @@ impl Credentials {
 }
 
 fn without_scheme(value: &[u8]) -> &[u8] {
-    match value.split_at_checked(SCHEME.len()) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) && token.starts_with(b" ") => token.trim_ascii(),
-        _ => value,
-    }
+    let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else {
+        return value;
+    };
+    let is_scheme = scheme.eq_ignore_ascii_case(SCHEME) && token.first().is_some_and(u8::is_ascii_whitespace);
+    if is_scheme { token.trim_ascii() } else { value }
 }
 
 fn digest(secret: &[u8]) -> [u8; 32] {
@@ -97,7 +98,14 @@ mod tests {
 
     #[test]
     fn the_secret_is_accepted_in_every_documented_form() {
-        for value in ["Bearer hush", "bearer hush", "BEARER   hush", "hush", " hush "] {
+        for value in [
+            "Bearer hush",
+            "bearer hush",
+            "BEARER   hush",
+            "Bearer\thush",
+            "hush",
+            " hush ",
+        ] {
             check("hush", value, true);
         }
         for value in [

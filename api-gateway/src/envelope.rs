@@ -48,9 +48,9 @@ pub(crate) async fn wrap(request: Request, next: Next) -> Response {
         http.path = request.uri().path(),
     );
     let mut response = respond(request, next).instrument(span.clone()).await;
-    let elapsed_ms = begun.elapsed().as_secs_f64() * 1000.0;
     let status = response.status().as_u16();
-    span.in_scope(|| tracing::info!(http.status = status, elapsed_ms, "answered"));
+    let elapsed_ms = format!("{:.2}", begun.elapsed().as_secs_f64() * 1000.0);
+    span.in_scope(|| tracing::info!(http.status = status, %elapsed_ms, "answered"));
 
     let headers = response.headers_mut();
     for (name, value) in CORS {
@@ -60,7 +60,7 @@ pub(crate) async fn wrap(request: Request, next: Next) -> Response {
         X_REQUEST_ID,
         HeaderValue::from_str(&id).expect("a UUID is a header's value"),
     );
-    let time = HeaderValue::from_str(&format!("{elapsed_ms:.2}ms")).expect("a number is a header's value");
+    let time = HeaderValue::from_str(&format!("{elapsed_ms}ms")).expect("a number is a header's value");
     headers.insert(X_RESPONSE_TIME, time);
     response
 }

@@ -10,6 +10,7 @@ use feed::id::Kind;
 use feed::validate::Invalid;
 use feed_store::FeedStoreError;
 use http::{HeaderValue, StatusCode, header};
+use proto::limits::COMMIT_BYTES_MAX;
 use serde_json::json;
 
 /// When a client may try again after trouble that passes, in seconds.
@@ -159,15 +160,14 @@ impl IntoResponse for ApiError {
             Self::Store(Task::Write(Kind::Playlist, Verb::Delete, _), FeedStoreError::TooLarge) => answer(
                 StatusCode::CONFLICT,
                 "too_many_channels",
-                "the channels that refer to this playlist are too large to be rewritten at once",
+                &format!(
+                    "the channels that refer to this playlist are too large to be rewritten at once: at most {COMMIT_BYTES_MAX} bytes"
+                ),
             ),
             Self::Store(_, FeedStoreError::TooLarge) => answer(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "payload_too_large",
-                &format!(
-                    "The write is larger than one commit may be: at most {} bytes",
-                    proto::limits::COMMIT_BYTES_MAX
-                ),
+                &format!("The write is larger than one commit may be: at most {COMMIT_BYTES_MAX} bytes"),
             ),
             Self::Store(task, error) => fault(task, &error),
             Self::Contended(task) => {

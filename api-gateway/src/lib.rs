@@ -5,6 +5,7 @@
 mod answer;
 mod auth;
 mod body;
+mod compute;
 mod config;
 mod envelope;
 mod error;

@@ -10,7 +10,7 @@ mod playlists;
 use axum::Router;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::StatusCode;
 use serde_json::json;
 
@@ -61,5 +61,5 @@ async fn unknown() -> Response {
         "available_endpoints": AVAILABLE,
     })
     .to_string();
-    body::json(StatusCode::NOT_FOUND, text).into_response()
+    body::json(StatusCode::NOT_FOUND, text)
 }

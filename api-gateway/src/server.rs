@@ -1,5 +1,6 @@
 //! Connections: accepted up to a limit, kept from dawdling, and drained within a bound.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Gateway, router};
@@ -44,6 +45,8 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: Cancellati
         };
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
+            // The peer left before it was its turn: nothing is short.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -69,13 +72,15 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: Cancellati
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits)
         .acquire_owned()
         .await
         .expect("the semaphore is never closed");
     let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "answers may be delayed");
+    }
     Ok((stream, permit))
 }
 

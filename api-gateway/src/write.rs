@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use feed::accept::{CASCADE_CHANNELS_MAX, Refusal, Write, accept, commit_applied, commit_queued};
+use feed::commit::Commit;
 use feed::document::Stamp;
 use feed::id::{DocumentId, DocumentKey, Kind, Reference, Slug};
-use feed::keys;
+use feed::keys::{self, Key};
 use feed::state::{DocumentState, Resolved, State};
 use feed::validate::{ChannelDraft, PlaylistDraft};
 use feed_store::{FeedStore, FeedStoreError, Outcome};
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use crate::Gateway;
 use crate::answer::Answer;
+use crate::compute;
 use crate::error::{ApiError, Mode, Task, Verb};
 use crate::idempotency::{RecallError, Repeatable};
 use crate::locks::Turn;
@@ -39,6 +41,8 @@ const CHANNELS_AT_ONCE: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
+    /// Length of the request's body.
+    pub(crate) body_bytes: usize,
     /// The host that the request was sent to: one of the feed's own.
     pub(crate) host: Option<String>,
     pub(crate) repeatable: Option<Repeatable>,
@@ -191,29 +195,10 @@ impl Gateway {
         let failed = |error| ApiError::Store(task, error);
         let state = self.state(write, terms.host.as_deref()).await.map_err(failed)?;
         let state = state.map_err(refused)?;
-        let now_ms = self.clock.now_ms();
-        let versions = accept(
-            write,
-            &state,
-            &mut Stamp {
-                now_ms,
-                signer: &self.settings.signer,
-                rng: &mut rand::rng(),
-            },
-        )
-        .map_err(refused)?;
-        let written = versions.first().expect("a write that is accepted has a version");
-        let (answer, mut commit) = match terms.mode {
-            Mode::Applied => (Answer::applied(verb, written), commit_applied(&versions, write, &state)),
-            Mode::Queued => {
-                let operation = Uuid::new_v4();
-                let commit = commit_queued(&versions, write, &state, operation, now_ms);
-                (Answer::queued(written, operation), commit)
-            }
-        };
-        if let Some(repeatable) = &terms.repeatable {
-            repeatable.remember(&answer, &mut commit);
-        }
+        let accepted = state.documents.values().filter_map(DocumentState::accepted);
+        let bytes = terms.body_bytes + accepted.map(|content| content.document.text.len()).sum::<usize>();
+        let (slug, answer, commit) =
+            compute::over(bytes, || self.judge(write, verb, terms, &state)).map_err(refused)?;
         match self.store.commit(commit, Vec::new()).await.map_err(failed)? {
             Outcome::Committed { .. } => Ok(Ok(answer)),
             Outcome::Conflict { failed, .. } => {
@@ -221,7 +206,6 @@ impl Gateway {
                     .repeatable
                     .as_ref()
                     .is_some_and(|repeatable| failed.contains(repeatable.key()));
-                let slug = keys::slug(written.key().kind, written.slug());
                 Ok(Err(if is_repeated {
                     Lost::Repeated
                 } else if failed.contains(&slug) {
@@ -231,6 +215,30 @@ impl Gateway {
                 }))
             }
         }
+    }
+
+    /// Makes the new versions: the key of the written one's slug, the answer, and the commit that makes both true.
+    fn judge(&self, write: &Write, verb: Verb, terms: &Terms, state: &State) -> Result<(Key, Answer, Commit), Refusal> {
+        let now_ms = self.clock.now_ms();
+        let mut stamp = Stamp {
+            now_ms,
+            signer: &self.settings.signer,
+            rng: &mut rand::rng(),
+        };
+        let versions = accept(write, state, &mut stamp)?;
+        let written = versions.first().expect("a write that is accepted has a version");
+        let (answer, mut commit) = match terms.mode {
+            Mode::Applied => (Answer::applied(verb, written), commit_applied(&versions, write, state)),
+            Mode::Queued => {
+                let operation = Uuid::new_v4();
+                let commit = commit_queued(&versions, write, state, operation, now_ms);
+                (Answer::queued(written, operation), commit)
+            }
+        };
+        if let Some(repeatable) = &terms.repeatable {
+            repeatable.remember(&answer, &mut commit);
+        }
+        Ok((keys::slug(written.key().kind, written.slug()), answer, commit))
     }
 
     /// What the write is judged on. What guards it is read first, so that no change between the two goes unseen.

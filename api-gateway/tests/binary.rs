@@ -1,13 +1,15 @@
 //! The binary itself: what it prints, how it ends, and what it says when it cannot start.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 const KEY: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
 /// Longest time until it is ready, or has ended.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// How long it waits for requests in flight; only those may take it.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 fn gateway(changes: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_api-gateway"));
@@ -36,6 +38,13 @@ impl Drop for Running {
 }
 
 impl Running {
+    fn terminate(&self) {
+        let sent = Command::new("sh")
+            .args(["-c", "kill -TERM \"$0\"", &self.0.id().to_string()])
+            .status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    }
+
     fn wait(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
@@ -64,28 +73,77 @@ fn check_refused(changes: &[(&str, &str)], expected: &str) {
     assert!(!stderr.contains(&KEY[2..]), "the key is not repeated");
 }
 
-#[test]
-fn it_says_when_it_is_ready_and_ends_well_on_sigterm() {
+/// Starts it and reads the port from its ready line.
+fn ready() -> (Running, BufReader<ChildStdout>, u16) {
     let mut running = Running(gateway(&[]).spawn().expect("it starts"));
     let mut stdout = BufReader::new(running.0.stdout.take().expect("stdout is piped"));
     let mut ready = String::new();
     stdout.read_line(&mut ready).expect("it prints text");
     let port = ready.trim_end().strip_prefix("api-gateway ready on http://127.0.0.1:");
-    let port: u16 = port
-        .and_then(|port| port.parse().ok())
-        .expect("the ready line names the port");
-    assert_ne!(port, 0);
+    let port = port.and_then(|port| port.parse().ok());
+    (running, stdout, port.expect("the ready line names the port"))
+}
 
-    // An idle connection does not hold up the end.
-    let _idle = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-    let sent = Command::new("sh")
-        .args(["-c", "kill -TERM \"$0\"", &running.0.id().to_string()])
-        .status();
-    assert!(sent.is_ok_and(|status| status.success()));
+fn connect(port: u16, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline above zero");
+    stream.write_all(request.as_bytes()).expect("a request is taken");
+    stream
+}
+
+/// Reads up to the end of a head.
+fn head(stream: &mut TcpStream) -> String {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("a head is text")
+}
+
+#[test]
+fn it_says_when_it_is_ready_and_ends_well_on_sigterm() {
+    let (mut running, mut stdout, port) = ready();
+    assert_ne!(port, 0);
+    // Neither a connection that never asked for anything nor one that could ask again holds up the end.
+    let _silent = connect(port, "");
+    let mut idle = connect(port, "GET /health HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(head(&mut idle).starts_with("HTTP/1.1 200 "));
+    let begun = Instant::now();
+    running.terminate();
     assert!(running.wait().success());
+    assert!(begun.elapsed() < DRAIN_MAX, "it waited for connections that do nothing");
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).expect("it prints text");
     assert_eq!(rest, "", "one line and no more");
+}
+
+#[test]
+fn a_request_in_flight_is_answered_before_the_end() {
+    let (mut running, _stdout, port) = ready();
+    let mut request = connect(
+        port,
+        "POST /api/v1/playlists HTTP/1.1\r\nhost: x\r\nauthorization: Bearer secret\r\n\
+         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n",
+    );
+    // It is asked for its body: the request is at work.
+    assert_eq!(head(&mut request), "HTTP/1.1 100 Continue\r\n\r\n");
+    running.terminate();
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_ok() {
+        assert!(begun.elapsed() < DEADLINE, "it still accepts");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    request.write_all(b"{}").expect("the body is still taken");
+    let mut answer = String::new();
+    request
+        .read_to_string(&mut answer)
+        .expect("an answer, and then the end");
+    assert!(
+        answer.starts_with("HTTP/1.1 400 ") && answer.contains("title: Required"),
+        "{answer}"
+    );
+    assert!(running.wait().success());
 }
 
 #[test]

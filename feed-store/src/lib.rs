@@ -1,4 +1,5 @@
-//! The feed's documents in the storage service: loads the state that a write is judged on, commits what was decided.
+//! The feed's documents in the storage service: loads the state that a write is judged on, commits what was decided, and
+//! reads what lists and readers are shown.
 //!
 //! The one place where the domain's keys and commits become calls of the contract; the gateway and the consumer both
 //! stand on it, so that they cannot read or write the same record in two ways. Knows nothing of HTTP, leases' timing or

@@ -7,13 +7,13 @@ use axum::routing::get;
 use feed::accept::Write;
 use feed::id::Kind;
 use feed::validate::{ChannelDraft, ChannelPatch, protected_fields};
-use serde_json::Value;
 
 use super::Segment;
 use super::documents::{self, Wishes, identify, reference};
 use crate::Gateway;
 use crate::answer::Answer;
 use crate::body::{self, Payload};
+use crate::compute;
 use crate::error::{ApiError, Task, Verb};
 use crate::write::Draft;
 
@@ -41,7 +41,7 @@ async fn read(State(gateway): State<Gateway>, id: Segment) -> Result<Response, A
 async fn create(State(gateway): State<Gateway>, wishes: Wishes, payload: Payload) -> Result<Answer, ApiError> {
     let task = Task::Write(KIND, Verb::Create, wishes.mode);
     let bytes = payload.bytes().await?;
-    let draft = draft(body::parse(&bytes)?, task)?;
+    let draft = draft(&bytes, task)?;
     gateway
         .create(Draft::Channel(draft), &wishes.terms_of_create(KIND, &bytes))
         .await
@@ -55,10 +55,15 @@ async fn replace(
 ) -> Result<Answer, ApiError> {
     let task = Task::Write(KIND, Verb::Update, wishes.mode);
     let reference = reference(id, KIND)?;
-    let draft = draft(body::parse(&payload.bytes().await?)?, task)?;
+    let bytes = payload.bytes().await?;
+    let draft = draft(&bytes, task)?;
     let id = identify(&gateway, KIND, &reference, task).await?;
     gateway
-        .change(Write::ReplaceChannel(id, draft), Verb::Update, &wishes.terms())
+        .change(
+            Write::ReplaceChannel(id, draft),
+            Verb::Update,
+            &wishes.terms(bytes.len()),
+        )
         .await
 }
 
@@ -70,12 +75,11 @@ async fn patch(
 ) -> Result<Answer, ApiError> {
     let task = Task::Write(KIND, Verb::Update, wishes.mode);
     let reference = reference(id, KIND)?;
-    let body = body::parse_object(&payload.bytes().await?, task)?;
-    documents::refuse_protected(&protected_fields(&body))?;
-    let patch = ChannelPatch::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))?;
+    let bytes = payload.bytes().await?;
+    let patch = parse_patch(&bytes, task)?;
     let id = identify(&gateway, KIND, &reference, task).await?;
     gateway
-        .change(Write::PatchChannel(id, patch), Verb::Update, &wishes.terms())
+        .change(Write::PatchChannel(id, patch), Verb::Update, &wishes.terms(bytes.len()))
         .await
 }
 
@@ -88,7 +92,7 @@ async fn delete(State(gateway): State<Gateway>, id: Segment, wishes: Wishes) -> 
     let deleted = async {
         let id = identify(&gateway, KIND, &reference, task).await?;
         gateway
-            .change(Write::DeleteChannel(id), Verb::Delete, &wishes.terms())
+            .change(Write::DeleteChannel(id), Verb::Delete, &wishes.terms(0))
             .await
     };
     deleted.await.map_err(|error| match error {
@@ -97,6 +101,16 @@ async fn delete(State(gateway): State<Gateway>, id: Segment, wishes: Wishes) -> 
     })
 }
 
-fn draft(body: Value, task: Task) -> Result<ChannelDraft, ApiError> {
-    ChannelDraft::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))
+fn draft(body: &[u8], task: Task) -> Result<ChannelDraft, ApiError> {
+    compute::over(body.len(), || {
+        ChannelDraft::parse(body::parse(body)?).map_err(|invalid| ApiError::invalid(task, &invalid))
+    })
+}
+
+fn parse_patch(body: &[u8], task: Task) -> Result<ChannelPatch, ApiError> {
+    compute::over(body.len(), || {
+        let body = body::parse_object(body, task)?;
+        documents::refuse_protected(&protected_fields(&body))?;
+        ChannelPatch::parse(body).map_err(|invalid| ApiError::invalid(task, &invalid))
+    })
 }

@@ -44,10 +44,11 @@ impl<S: Sync> FromRequestParts<S> for Wishes {
 }
 
 impl Wishes {
-    /// The terms of a change.
-    pub(super) fn terms(self) -> Terms {
+    /// The terms of a change with a body of this length.
+    pub(super) fn terms(self, body_bytes: usize) -> Terms {
         Terms {
             mode: self.mode,
+            body_bytes,
             host: self.host,
             repeatable: None,
         }
@@ -58,7 +59,7 @@ impl Wishes {
         let repeatable = self.key.as_ref().map(|key| Repeatable::new(key, kind, body));
         Terms {
             repeatable,
-            ..self.terms()
+            ..self.terms(body.len())
         }
     }
 }

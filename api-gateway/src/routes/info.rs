@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use axum::routing::get;
 use feed::time;
 use http::{HeaderValue, StatusCode, header};
@@ -80,7 +80,7 @@ fn state(is_good: bool, text: String) -> Response {
     response
         .headers_mut()
         .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response.into_response()
+    response
 }
 
 impl Gateway {

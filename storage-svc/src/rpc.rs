@@ -7,27 +7,25 @@ mod convert;
 mod kv;
 mod queue;
 
-use std::sync::Arc;
-
 use proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::kv_service_server::KvServiceServer;
 use proto::v1::queue_service_server::QueueServiceServer;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 
 use self::admin::Admin;
-use self::admission::{Admission, CALLS_MAX};
+use self::admission::Admission;
+pub(crate) use self::admission::Calls;
 use self::kv::Kv;
 use self::queue::Queue;
 use crate::error::StoreError;
 use crate::store::Store;
 
-/// The three services. A call that waits for messages gives up when `draining` is cancelled.
-pub(crate) fn routes(store: &Store, draining: CancellationToken) -> Routes {
-    let places = Arc::new(Semaphore::new(CALLS_MAX));
+/// The three services, their calls counted by `calls`. A call that waits for messages gives up when `draining` is
+/// cancelled.
+pub(crate) fn routes(store: &Store, calls: &Calls, draining: CancellationToken) -> Routes {
     let kv = KvServiceServer::new(Kv::new(store.clone()))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
@@ -35,9 +33,9 @@ pub(crate) fn routes(store: &Store, draining: CancellationToken) -> Routes {
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin::new(store.clone()));
-    Routes::new(Admission::new(kv, Arc::clone(&places)))
-        .add_service(Admission::new(queue, Arc::clone(&places)))
-        .add_service(Admission::new(admin, places))
+    Routes::new(Admission::new(kv, calls))
+        .add_service(Admission::new(queue, calls))
+        .add_service(Admission::new(admin, calls))
 }
 
 /// The status of a failure. What is the store's own fault is logged here, once, with its cause; clients learn none of

@@ -19,11 +19,14 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::rpc;
+use crate::rpc::{self, Calls};
 use crate::store::Store;
 
 /// How long calls under way may take to end once the service is told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long connections without a call may take to close after that: for the last answers to be sent, and no longer,
+/// because a peer may never answer or may be watching.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// An idle connection is probed this often, so that a dead peer is noticed.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A probe not answered for this long closes the connection.
@@ -41,7 +44,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The services of the contract, for a client in the same process.
 #[must_use]
 pub fn routes(store: &Store) -> Routes {
-    rpc::routes(store, CancellationToken::new())
+    rpc::routes(store, &Calls::new(), CancellationToken::new())
 }
 
 /// Opens the port. An address that others can reach is refused unless `insecure` says that it is meant: the service
@@ -64,10 +67,11 @@ pub async fn bind(address: &str, insecure: bool) -> anyhow::Result<TcpListener> 
 pub async fn serve(listener: TcpListener, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::Serving).await;
-    let routes = rpc::routes(&store, shutdown.clone())
+    let calls = Calls::new();
+    let routes = rpc::routes(&store, &calls, shutdown.clone())
         .add_service(health_service)
-        .add_service(reflection()?.build_v1().context("reflection")?)
-        .add_service(reflection()?.build_v1alpha().context("reflection v1alpha")?)
+        .add_service(reflection().build_v1().context("reflection")?)
+        .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
         .prepare();
 
     let mut connections = Connections::new(routes);
@@ -87,7 +91,7 @@ pub async fn serve(listener: TcpListener, store: Store, shutdown: CancellationTo
     };
     report(&health, ServingStatus::NotServing).await;
     drop(listener);
-    connections.drain().await;
+    connections.drain(&calls).await;
     ended
 }
 
@@ -105,11 +109,11 @@ async fn report(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// With the descriptors of health and of error details, so that grpcurl prints both as JSON.
-fn reflection() -> anyhow::Result<tonic_reflection::server::Builder<'static>> {
-    Ok(tonic_reflection::server::Builder::configure()
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET))
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// The open connections.
@@ -163,11 +167,17 @@ impl Connections {
         });
     }
 
-    /// Lets calls under way end; whatever is left after that, or never spoke at all, is cut.
-    async fn drain(mut self) {
-        let drained = tokio::time::timeout(DRAIN_MAX, self.draining.shutdown()).await;
-        if drained.is_err() {
-            tracing::warn!(connections = self.tasks.len(), "connections were cut after the drain");
+    /// Lets calls under way end, and connections close; those that do not, or never spoke at all, are cut.
+    async fn drain(mut self, calls: &Calls) {
+        let calls_end = async {
+            if tokio::time::timeout(DRAIN_MAX, calls.ended()).await.is_err() {
+                tracing::warn!("calls were cut after the drain");
+            }
+            tokio::time::sleep(GOODBYE_MAX).await;
+        };
+        tokio::select! {
+            () = self.draining.shutdown() => {}
+            () = calls_end => tracing::debug!(connections = self.tasks.len(), "connections were cut after the drain"),
         }
         self.tasks.shutdown().await;
     }

@@ -117,7 +117,7 @@ impl Store {
 
     /// Ends what is under way, empties the write-ahead log and closes the file. Every later call fails.
     pub async fn close(self) {
-        self.0.readers.close();
+        self.0.readers.close().await;
         let inner = Arc::clone(&self.0);
         let closing = tokio::task::spawn_blocking(move || {
             // Fails if the writer has ended already.

@@ -20,13 +20,30 @@ use crate::model::Deadline;
 /// Most calls in flight, waiting ones included; one more is refused.
 pub(crate) const CALLS_MAX: usize = 1_024;
 /// No call takes longer, whatever its deadline: a peer that never finishes its request cannot keep its place.
-const CALL_TIME_MAX: Duration = Duration::from_secs(60);
+const CALL_TIME_MAX: Duration = Duration::from_mins(1);
+
+/// The calls in flight; clones count the same ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls(Arc<Semaphore>);
+
+impl Calls {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(CALLS_MAX)))
+    }
+
+    /// Waits until there is none, letting in no others meanwhile.
+    pub(crate) async fn ended(&self) {
+        let every_place = u32::try_from(CALLS_MAX).expect("the limit is small");
+        // Nobody closes the semaphore.
+        let _ = self.0.acquire_many(every_place).await;
+    }
+}
 
 /// A service behind its door.
 #[derive(Clone, Debug)]
 pub(super) struct Admission<S> {
     inner: S,
-    places: Arc<Semaphore>,
+    calls: Calls,
 }
 
 /// The call's deadline, for its handler.
@@ -39,8 +56,9 @@ pub(super) fn deadline<T>(request: &tonic::Request<T>) -> Deadline {
 }
 
 impl<S> Admission<S> {
-    pub(super) fn new(inner: S, places: Arc<Semaphore>) -> Self {
-        Self { inner, places }
+    pub(super) fn new(inner: S, calls: &Calls) -> Self {
+        let calls = calls.clone();
+        Self { inner, calls }
     }
 }
 
@@ -62,7 +80,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&self.calls.0).try_acquire_owned() else {
             return Box::pin(async { Ok(status(StoreError::Overloaded).into_http()) });
         };
         let deadline = Instant::now() + timeout(request.headers()).unwrap_or(CALL_TIME_MAX).min(CALL_TIME_MAX);

@@ -50,9 +50,14 @@ impl Checkpoints {
         let _ = self.commits.try_send(());
     }
 
-    /// Whether the writer should stop for the log; asked once for each time it was found so.
-    pub(super) fn take_log_is_long(&self) -> bool {
-        self.log_is_long.swap(false, Ordering::Relaxed)
+    /// Whether the writer should stop for the log.
+    pub(super) fn log_is_long(&self) -> bool {
+        self.log_is_long.load(Ordering::Relaxed)
+    }
+
+    /// The writer has done what it could. If the log is long still, that will be found again.
+    pub(super) fn log_was_tended(&self) {
+        self.log_is_long.store(false, Ordering::Relaxed);
     }
 }
 

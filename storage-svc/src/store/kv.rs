@@ -174,13 +174,12 @@ pub(super) fn batch_get(
     let mut bytes = 0;
     for name in names {
         let known = namespace_ids.get(&name.namespace).copied();
-        let namespace_id = match known {
-            Some(id) => id,
-            None => {
-                let id = namespace_id(connection, &name.namespace)?;
-                namespace_ids.insert(name.namespace.clone(), id);
-                id
-            }
+        let namespace_id = if let Some(id) = known {
+            id
+        } else {
+            let id = namespace_id(connection, &name.namespace)?;
+            namespace_ids.insert(name.namespace.clone(), id);
+            id
         };
         let entry = match namespace_id {
             Some(id) => entry(connection, now_ms, id, name, with)?,

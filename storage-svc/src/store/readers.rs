@@ -1,7 +1,7 @@
 //! Reads: a pool of connections that can only read, one snapshot a request. No connection is held over an await.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -15,28 +15,33 @@ use crate::error::{OpenError, StoreError};
 use crate::model::{Deadline, Snapshot};
 
 /// Fewest and most connections; between them as many as there are processors.
-const READERS: (usize, usize) = (4, 16);
+const READERS: (u32, u32) = (4, 16);
 /// How long a reader waits for a connection to be opened.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pool; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Readers {
-    pool: Pool<SqliteConnectionManager>,
+    /// None: closed.
+    pool: Arc<RwLock<Option<Pool<SqliteConnectionManager>>>>,
     /// As many as there are connections, so that a thread that reads never waits for one.
     turns: Arc<Semaphore>,
+    count: u32,
 }
 
 impl Readers {
     /// Opens a first connection to the database at `path`, which exists.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let (fewest, most) = READERS;
-        let count = available_parallelism().map_or(fewest, |processors| processors.get().clamp(fewest, most));
+        let count = available_parallelism().map_or(fewest, |processors| {
+            let processors = u32::try_from(processors.get()).unwrap_or(u32::MAX);
+            processors.clamp(fewest, most)
+        });
         let manager = SqliteConnectionManager::file(path)
             .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .with_init(|connection| schema::set_up_reader(connection));
         let pool = Pool::builder()
-            .max_size(u32::try_from(count).unwrap_or(u32::MAX))
+            .max_size(count)
             .min_idle(Some(1))
             .max_lifetime(None)
             .idle_timeout(None)
@@ -48,8 +53,9 @@ impl Readers {
                 source,
             })?;
         Ok(Self {
-            pool,
-            turns: Arc::new(Semaphore::new(count)),
+            pool: Arc::new(RwLock::new(Some(pool))),
+            turns: Arc::new(Semaphore::new(count as usize)),
+            count,
         })
     }
 
@@ -66,7 +72,8 @@ impl Readers {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(StoreError::DeadlineExceeded);
         }
-        let pool = self.pool.clone();
+        let pool = self.pool.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let pool = pool.ok_or(StoreError::Closing)?;
         let reading = tokio::task::spawn_blocking(move || {
             // Held until the read is over, even if nobody waits for it any more.
             let _turn = turn;
@@ -85,8 +92,13 @@ impl Readers {
         }
     }
 
-    /// Lets the reads under way end and refuses new ones.
-    pub(super) fn close(&self) {
+    /// Lets the reads under way end, refuses those that wait and all that come, and closes the connections: as long as
+    /// one is open, the engine leaves the write-ahead log beside the database.
+    pub(super) async fn close(&self) {
+        // Fails if it is closed already.
+        let all = self.turns.acquire_many(self.count).await;
         self.turns.close();
+        self.pool.write().unwrap_or_else(PoisonError::into_inner).take();
+        drop(all);
     }
 }

@@ -98,11 +98,11 @@ enum Pending {
 impl Pending {
     /// Tells the caller, if it is still there. What a failed batch found is void, its refusals and conflicts included:
     /// they may have been judged on a neighbour's writes.
-    fn send(self, committed: &Result<(), StoreError>) {
+    fn send(self, committed: &Result<(), StoreError>, own_work: &Result<(), StoreError>) {
         match self {
             Self::Commit(answer, result) => drop(answer.send(committed.clone().and(result))),
             Self::Settle(answer, result) => drop(answer.send(committed.clone().and(result))),
-            Self::Sweep(answer) => drop(answer.send(committed.clone())),
+            Self::Sweep(answer) => drop(answer.send(own_work.clone())),
             Self::Claim(claim, result) => {
                 let claimed = committed.clone().and(result);
                 let claimed = claimed.map(|deliveries| Claimed::new(deliveries, claim.returns));
@@ -182,11 +182,13 @@ impl Writer {
             self.work(jobs);
             self.keep_log_short();
         }
-        if let Err(error) = checkpoint(&self.connection, "truncate") {
-            tracing::warn!(%error, "the write-ahead log stays for the next start");
-        }
+        // What the last answers found nobody to take goes back now, not when its lease runs out.
+        self.work(Vec::new());
         if let Err(error) = self.connection.execute_batch("pragma optimize") {
             tracing::debug!(%error, "the engine's figures stay as they are");
+        }
+        if let Err(error) = checkpoint(&self.connection, "truncate") {
+            tracing::warn!(%error, "the write-ahead log stays for the next start");
         }
     }
 
@@ -261,27 +263,24 @@ impl Writer {
             returned: &returned,
         };
         let mut answers = Vec::with_capacity(jobs.len());
-        let done = self.transact(now_ms, own, jobs, &mut answers);
-        let failure = done
-            .as_ref()
-            .err()
-            .or(done.as_ref().ok().and_then(|own_work| own_work.as_ref().err()));
-        self.last_work_failed = failure.is_some();
-        if let Some(error) = failure {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                requests = answers.len(),
-                "the writer failed"
-            );
+        let (committed, own_work) = match self.transact(now_ms, &own, jobs, &mut answers) {
+            Ok(own_work) => (Ok(()), own_work),
+            Err(error) => (Err(error.clone()), Err(error)),
+        };
+        self.last_work_failed = own_work.is_err();
+        if let Err(error) = &own_work {
+            // Whoever asked is told, and logs it; the writer's own work has nobody else.
+            if committed.is_ok() || answers.is_empty() {
+                tracing::error!(error = error as &dyn std::error::Error, "the writer's own work failed");
+            }
             self.lock_returned().extend(returned);
         }
-        let committed = done.map(|_| ());
         if committed.is_err() {
             let newcomers = self.lines.take_batch(self.batch).into_iter();
             answers.extend(newcomers.map(|claim| Pending::Claim(claim, Ok(Vec::new()))));
         }
         for answer in answers {
-            answer.send(&committed);
+            answer.send(&committed, &own_work);
         }
         if collects {
             self.lines.tidy();
@@ -295,7 +294,7 @@ impl Writer {
     fn transact(
         &mut self,
         now_ms: i64,
-        own: OwnWork<'_>,
+        own: &OwnWork<'_>,
         jobs: Vec<Job>,
         answers: &mut Vec<Pending>,
     ) -> Result<Result<(), StoreError>, StoreError> {
@@ -346,9 +345,10 @@ impl Writer {
 
     /// Stops for the log if it has grown too long, as far as readers let it.
     fn keep_log_short(&mut self) {
-        if Instant::now() < self.log_at || !self.checkpoints.take_log_is_long() {
+        if Instant::now() < self.log_at || !self.checkpoints.log_is_long() {
             return;
         }
+        self.checkpoints.log_was_tended();
         let patience = self.connection.busy_timeout(LOG_PATIENCE);
         let done = patience.and_then(|()| checkpoint(&self.connection, "truncate"));
         let restored = self.connection.busy_timeout(BUSY_TIMEOUT);

@@ -5,7 +5,8 @@ use std::path::Path;
 use proto::v1;
 use runtime::clock::Clock;
 use rusqlite::Connection;
-use storage_svc::{OpenError, Store, StoreArgs, Sync};
+use storage_svc::model::{Change, Commit, Content, Expiry, Key, KeyName, Mutation, Namespace, Origin, Pairs};
+use storage_svc::{OpenError, Store, StoreArgs, StoreError, Sync};
 
 use crate::support::{START_MS, Service, store_args, within};
 
@@ -35,7 +36,10 @@ async fn one_process_at_a_time() {
     assert!(matches!(refused(&path), OpenError::InUse { .. }));
     let link = folder.path().join("link.db");
     std::os::unix::fs::symlink(&path, &link).expect("a link can be made");
-    assert!(matches!(open(&link), Err(OpenError::InUse { .. })), "another way to the same file");
+    assert!(
+        matches!(open(&link), Err(OpenError::InUse { .. })),
+        "another way to the same file"
+    );
     let kept = store.clone();
     within(store.close()).await;
     within(kept.ended()).await;
@@ -94,8 +98,12 @@ async fn the_file_is_set_up_as_it_should_be() {
     assert_eq!(ask("user_version"), 2_i64.into());
     assert_eq!(ask("integrity_check"), "ok".to_owned().into());
     let loose: i64 = connection
-        .query_row("select count(*) from pragma_table_list where schema = 'main' and not strict \
-                    and name not like 'sqlite%'", (), |row| row.get(0))
+        .query_row(
+            "select count(*) from pragma_table_list where schema = 'main' and not strict \
+                    and name not like 'sqlite%'",
+            (),
+            |row| row.get(0),
+        )
         .expect("it counts");
     assert_eq!(loose, 0, "every table is strict");
 }
@@ -126,8 +134,57 @@ async fn a_file_of_the_first_version_is_brought_up_to_date_with_its_rows() {
     assert_eq!(info.expect("it answers").into_inner().schema_version, 2);
     let path = service.path();
     let folder = service.stop().await;
-    let log = path.with_extension("db-wal");
-    let log_bytes = std::fs::metadata(&log).map_or(0, |file| file.len());
-    assert_eq!(log_bytes, 0, "the log is emptied at the end");
-    drop(folder);
+    let names = std::fs::read_dir(folder.path()).expect("it lists");
+    let mut names: Vec<_> = names.map(|file| file.expect("it lists").path()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [path.clone(), path.with_extension("db.lock")],
+        "one file to back up"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_the_line_is_refused_and_the_rest_is_done() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = folder.path().join("store.db");
+    let store = open(&path).expect("it opens");
+    let other = Connection::open(&path).expect("it opens");
+    // Somebody's tool holds the file for a moment: the writer waits, and the line behind it grows.
+    other.execute_batch("begin immediate").expect("the lock is free");
+    let mut commits = tokio::task::JoinSet::new();
+    for index in 0..2_000 {
+        let store = store.clone();
+        commits.spawn(async move {
+            let mut commit = Commit::new(Origin::Commit);
+            commit.mutations.push(Mutation {
+                name: KeyName {
+                    namespace: Namespace::parse("n".to_owned()).expect("the name is good"),
+                    key: Key::parse(index.to_string()).expect("the key is good"),
+                },
+                change: Change::Put {
+                    content: Content::Text(String::new()),
+                    expiry: Expiry::Never,
+                    metadata: Pairs::new(),
+                },
+            });
+            store.commit(commit, None).await
+        });
+    }
+    let first = within(commits.join_next())
+        .await
+        .expect("there are commits")
+        .expect("it did not panic");
+    assert!(matches!(first, Err(StoreError::Overloaded)), "{first:?}");
+    other.execute_batch("rollback").expect("the lock is given back");
+    let mut done = 0;
+    while let Some(answer) = within(commits.join_next()).await {
+        match answer.expect("it did not panic") {
+            Ok(_) => done += 1,
+            Err(error) => assert!(matches!(error, StoreError::Overloaded), "{error}"),
+        }
+    }
+    assert_eq!(store.info(None).await.expect("it answers").store_revision, done);
+    assert!(done >= 1_024, "{done}");
+    store.close().await;
 }

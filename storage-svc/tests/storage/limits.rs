@@ -12,7 +12,7 @@ use crate::support::{Service, message, put, receive, refused, seconds, settlemen
 /// Fine at the limit, refused past it.
 #[track_caller]
 fn check<T: std::fmt::Debug>(at: Result<T, Status>, past: Result<T, Status>, field: &str) {
-    assert!(at.is_ok(), "{field} at its limit: {at:?}");
+    at.unwrap_or_else(|status| panic!("{field} at its limit: {status:?}"));
     refused(past, field);
 }
 
@@ -33,18 +33,34 @@ async fn names_and_values() {
     let mut service = Service::start().await;
     let kv = &mut service.kv;
     let key = |length| put(&"k".repeat(length), "");
-    check(kv.put(key(KEY_BYTES_MAX)).await, kv.put(key(KEY_BYTES_MAX + 1)).await, "key");
+    check(
+        kv.put(key(KEY_BYTES_MAX)).await,
+        kv.put(key(KEY_BYTES_MAX + 1)).await,
+        "key",
+    );
     check(kv.put(key(1)).await, kv.put(key(0)).await, "key");
     refused(kv.put(put("a\0b", "")).await, "key");
     let namespace = |name: &str| v1::PutRequest {
         namespace: name.to_owned(),
         ..put("k", "")
     };
-    check(kv.put(namespace(&"n".repeat(64))).await, kv.put(namespace(&"n".repeat(65))).await, "namespace");
-    check(kv.put(namespace("a-z_0.9")).await, kv.put(namespace("A")).await, "namespace");
+    check(
+        kv.put(namespace(&"n".repeat(64))).await,
+        kv.put(namespace(&"n".repeat(65))).await,
+        "namespace",
+    );
+    check(
+        kv.put(namespace("a-z_0.9")).await,
+        kv.put(namespace("A")).await,
+        "namespace",
+    );
     refused(kv.put(namespace("")).await, "namespace");
     let value = |length| put("k", &"x".repeat(length));
-    check(kv.put(value(VALUE_BYTES_MAX)).await, kv.put(value(VALUE_BYTES_MAX + 1)).await, "text");
+    check(
+        kv.put(value(VALUE_BYTES_MAX)).await,
+        kv.put(value(VALUE_BYTES_MAX + 1)).await,
+        "text",
+    );
     let bytes = v1::PutRequest {
         content: Some(v1::put_request::Content::Value(vec![0; VALUE_BYTES_MAX + 1].into())),
         ..put("k", "")
@@ -80,7 +96,10 @@ async fn times() {
     check(kv.put(ttl(0, 1)).await, kv.put(ttl(0, 0)).await, "ttl");
     refused(kv.put(ttl(-1, 0)).await, "ttl");
     let at = |seconds, nanos| v1::PutRequest {
-        expiry: Some(v1::put_request::Expiry::ExpireTime(prost_types::Timestamp { seconds, nanos })),
+        expiry: Some(v1::put_request::Expiry::ExpireTime(prost_types::Timestamp {
+            seconds,
+            nanos,
+        })),
         ..put("k", "")
     };
     check(
@@ -94,16 +113,20 @@ async fn times() {
     let queue = &mut service.queue;
     let delay = |delay| v1::EnqueueRequest {
         messages: vec![v1::NewMessage {
-            delay: seconds(delay),
+            delay: Some(seconds(delay)),
             ..message("m")
         }],
         request_id: String::new(),
     };
     let month = 30 * 24 * 3_600;
-    check(queue.enqueue(delay(month)).await, queue.enqueue(delay(month + 1)).await, "messages[0].delay");
+    check(
+        queue.enqueue(delay(month)).await,
+        queue.enqueue(delay(month + 1)).await,
+        "messages[0].delay",
+    );
     refused(queue.enqueue(delay(-1)).await, "messages[0].delay");
     let wait = |wait| v1::ReceiveRequest {
-        wait: seconds(wait),
+        wait: Some(seconds(wait)),
         ..receive()
     };
     refused(queue.receive(wait(31)).await, "wait");
@@ -112,9 +135,13 @@ async fn times() {
         lease: Some(prost_types::Duration { seconds, nanos }),
         ..receive()
     };
-    let least = queue.receive(lease(0, 100_000_000)).await;
-    check(least, queue.receive(lease(0, 99_999_999)).await, "lease");
-    check(queue.receive(lease(43_200, 0)).await, queue.receive(lease(43_200, 1)).await, "lease");
+    let shortest = queue.receive(lease(0, 100_000_000)).await;
+    check(shortest, queue.receive(lease(0, 99_999_999)).await, "lease");
+    check(
+        queue.receive(lease(43_200, 0)).await,
+        queue.receive(lease(43_200, 1)).await,
+        "lease",
+    );
     service.stop().await;
 }
 
@@ -123,15 +150,25 @@ async fn commits() {
     let mut service = Service::start().await;
     let kv = &mut service.kv;
     let many = mutations(COMMIT_MUTATIONS_MAX, 0);
-    check(kv.commit(many).await, kv.commit(mutations(COMMIT_MUTATIONS_MAX + 1, 0)).await, "mutations");
+    check(
+        kv.commit(many).await,
+        kv.commit(mutations(COMMIT_MUTATIONS_MAX + 1, 0)).await,
+        "mutations",
+    );
     // Four values with their keys of five bytes, and one with as much as is left.
     let large = |last_bytes| {
         let mut request = mutations(4, 8_000_000);
-        request.mutations.push(v1::Mutation::put_text("n", "last", "x".repeat(last_bytes), [].into()));
+        request
+            .mutations
+            .push(v1::Mutation::put_text("n", "last", "x".repeat(last_bytes), [].into()));
         request
     };
     let last_bytes = COMMIT_BYTES_MAX - 4 * (8_000_000 + 5) - 4;
-    check(kv.commit(large(last_bytes)).await, kv.commit(large(last_bytes + 1)).await, "mutations");
+    check(
+        kv.commit(large(last_bytes)).await,
+        kv.commit(large(last_bytes + 1)).await,
+        "mutations",
+    );
     let checks = |count| v1::CommitRequest {
         checks: vec![
             v1::Check {
@@ -143,7 +180,11 @@ async fn commits() {
         ],
         ..Default::default()
     };
-    check(kv.commit(checks(COMMIT_CHECKS_MAX)).await, kv.commit(checks(COMMIT_CHECKS_MAX + 1)).await, "checks");
+    check(
+        kv.commit(checks(COMMIT_CHECKS_MAX)).await,
+        kv.commit(checks(COMMIT_CHECKS_MAX + 1)).await,
+        "checks",
+    );
     let enqueues = |count| v1::CommitRequest {
         enqueues: vec![message("m"); count],
         ..Default::default()
@@ -161,10 +202,18 @@ async fn commits() {
         }],
         ..Default::default()
     };
-    check(kv.commit(prefix("0")).await, kv.commit(prefix("")).await, "checks[0].key");
+    check(
+        kv.commit(prefix("0")).await,
+        kv.commit(prefix("")).await,
+        "checks[0].key",
+    );
 
     let twice = v1::CommitRequest {
-        mutations: vec![v1::Mutation::delete("n", "a"), v1::Mutation::delete("n", "b"), v1::Mutation::delete("n", "a")],
+        mutations: vec![
+            v1::Mutation::delete("n", "a"),
+            v1::Mutation::delete("n", "b"),
+            v1::Mutation::delete("n", "a"),
+        ],
         ..Default::default()
     };
     refused(kv.commit(twice).await, "mutations[2].key");
@@ -187,7 +236,12 @@ async fn commits() {
     };
     refused(kv.commit(unset).await, "checks[0].expect");
     let too_large = v1::CommitRequest {
-        mutations: vec![v1::Mutation::put_text("n", "k", "x".repeat(VALUE_BYTES_MAX + 1), [].into())],
+        mutations: vec![v1::Mutation::put_text(
+            "n",
+            "k",
+            "x".repeat(VALUE_BYTES_MAX + 1),
+            [].into(),
+        )],
         ..Default::default()
     };
     refused(kv.commit(too_large).await, "mutations[0].put.text");
@@ -208,7 +262,11 @@ async fn reads() {
         ],
         ..Default::default()
     };
-    check(kv.batch_get(keys(BATCH_GET_KEYS_MAX)).await, kv.batch_get(keys(BATCH_GET_KEYS_MAX + 1)).await, "keys");
+    check(
+        kv.batch_get(keys(BATCH_GET_KEYS_MAX)).await,
+        kv.batch_get(keys(BATCH_GET_KEYS_MAX + 1)).await,
+        "keys",
+    );
     refused(kv.batch_get(keys(0)).await, "keys");
     let mut bad = keys(2);
     bad.keys[1].key = String::new();
@@ -229,7 +287,11 @@ async fn reads() {
     refused(kv.scan(page(-1)).await, "page_size");
     refused(kv.scan(v1::ScanRequest::default()).await, "selector");
     let prefix = |length| selector(Some(v1::selector::Keys::Prefix("p".repeat(length))));
-    check(kv.scan(prefix(KEY_BYTES_MAX)).await, kv.scan(prefix(KEY_BYTES_MAX + 1)).await, "selector.prefix");
+    check(
+        kv.scan(prefix(KEY_BYTES_MAX)).await,
+        kv.scan(prefix(KEY_BYTES_MAX + 1)).await,
+        "selector.prefix",
+    );
     let range = |start: &str, end: &str| {
         selector(Some(v1::selector::Keys::Range(v1::KeyRange {
             start: start.to_owned(),
@@ -266,19 +328,31 @@ async fn messages() {
             ..message("m")
         })
     };
-    check(queue.enqueue(attributes(1_024)).await, queue.enqueue(attributes(1_025)).await, "messages[0].attributes");
+    check(
+        queue.enqueue(attributes(1_024)).await,
+        queue.enqueue(attributes(1_025)).await,
+        "messages[0].attributes",
+    );
     let name = |name: &str| {
         one(v1::NewMessage {
             queue: name.to_owned(),
             ..message("m")
         })
     };
-    check(queue.enqueue(name(&"q".repeat(64))).await, queue.enqueue(name(&"q".repeat(65))).await, "messages[0].queue");
+    check(
+        queue.enqueue(name(&"q".repeat(64))).await,
+        queue.enqueue(name(&"q".repeat(65))).await,
+        "messages[0].queue",
+    );
     let count = |count| v1::EnqueueRequest {
         messages: vec![message("m"); count],
         request_id: String::new(),
     };
-    check(queue.enqueue(count(100)).await, queue.enqueue(count(101)).await, "messages");
+    check(
+        queue.enqueue(count(100)).await,
+        queue.enqueue(count(101)).await,
+        "messages",
+    );
     refused(queue.enqueue(count(0)).await, "messages");
     let most = |max_messages| v1::ReceiveRequest {
         max_messages,
@@ -299,7 +373,7 @@ async fn messages() {
     refused(queue.settle(settle(extend, 1)).await, "settlements[0].extend.lease");
     let nack = |delay| {
         v1::settlement::Action::Nack(v1::settlement::Nack {
-            delay: seconds(delay),
+            delay: Some(seconds(delay)),
             // Cut at a limit that falls within the last character.
             error: "é".repeat(512) + "é",
             refund_attempt: false,
@@ -307,8 +381,17 @@ async fn messages() {
     };
     refused(queue.settle(settle(nack(43_201), 1)).await, "settlements[0].nack.delay");
     queue.settle(settle(nack(0), 1)).await.expect("it settles");
-    let again = queue.receive(most(1)).await.expect("it receives").into_inner().deliveries.remove(0);
-    assert_eq!(again.message.expect("a delivery has a message").last_error, "é".repeat(512));
+    let again = queue
+        .receive(most(1))
+        .await
+        .expect("it receives")
+        .into_inner()
+        .deliveries
+        .remove(0);
+    assert_eq!(
+        again.message.expect("a delivery has a message").last_error,
+        "é".repeat(512)
+    );
     let twice = v1::CommitRequest {
         settlements: vec![settlement(&again.receipt, ack.clone()), settlement(&again.receipt, ack)],
         ..Default::default()
@@ -318,7 +401,11 @@ async fn messages() {
     let unknown = v1::GetQueueStatsRequest {
         queue: "unknown".to_owned(),
     };
-    let status = service.queue.get_queue_stats(unknown).await.expect_err("nobody used it");
+    let status = service
+        .queue
+        .get_queue_stats(unknown)
+        .await
+        .expect_err("nobody used it");
     assert_eq!(status.code(), Code::NotFound);
     service.stop().await;
 }
@@ -333,9 +420,16 @@ async fn namespaces_and_queues() {
             ..Default::default()
         }
     };
-    refused(service.kv.commit(fill(NAMESPACES_MAX + 1)).await, "mutations[1000].namespace");
+    refused(
+        service.kv.commit(fill(NAMESPACES_MAX + 1)).await,
+        "mutations[1000].namespace",
+    );
     let past = put("k", "");
-    check(service.kv.commit(fill(NAMESPACES_MAX)).await.map(drop), service.kv.put(past).await.map(drop), "namespace");
+    check(
+        service.kv.commit(fill(NAMESPACES_MAX)).await.map(drop),
+        service.kv.put(past).await.map(drop),
+        "namespace",
+    );
 
     for part in (0..QUEUES_MAX).collect::<Vec<_>>().chunks(100) {
         let request = v1::EnqueueRequest {

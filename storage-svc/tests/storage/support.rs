@@ -77,6 +77,10 @@ impl Service {
         store_args(self.folder.path()).sqlite_db_path
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Begins to stop, without waiting for it.
     pub(crate) fn begin_stop(&self) {
         self.shutdown.cancel();
@@ -176,8 +180,8 @@ pub(crate) fn settlement(receipt: &bytes::Bytes, action: v1::settlement::Action)
     }
 }
 
-pub(crate) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
+pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
 }
 
 /// Nothing here takes long; what does not end is a fault.
@@ -193,6 +197,10 @@ pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, field: &str
     let status = answer.expect_err(field);
     assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status:?}");
     let details = status.get_details_bad_request().expect("it names the field");
-    let fields: Vec<_> = details.field_violations.iter().map(|violation| &violation.field).collect();
+    let fields: Vec<_> = details
+        .field_violations
+        .iter()
+        .map(|violation| &violation.field)
+        .collect();
     assert_eq!(fields, [field]);
 }

@@ -53,7 +53,9 @@ impl Bench {
 
     fn commit(&self, commit: Commit, deadline: Deadline) -> Answered<Result<Outcome, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("there is one permit");
+        let room = Arc::new(Semaphore::new(1))
+            .try_acquire_owned()
+            .expect("there is one permit");
         self.queue(Job::Commit {
             commit: Box::new(commit),
             deadline,
@@ -98,8 +100,13 @@ impl Bench {
     }
 
     fn entry(&self, key: &str) -> Option<crate::model::Entry> {
-        kv::get(&self.writer.connection, self.writer.shared.clock.now_ms(), name(key), With::Content)
-            .expect("the store reads")
+        kv::get(
+            &self.writer.connection,
+            self.writer.shared.clock.now_ms(),
+            name(key),
+            With::Content,
+        )
+        .expect("the store reads")
     }
 
     fn figures(&self) -> (u64, u64, u64, u64) {
@@ -191,13 +198,22 @@ fn a_request_that_fails_leaves_no_trace_in_the_batch_it_shares() {
     bench.work();
     assert_eq!(revision(&mut before), 2);
     let error = refusal(&mut bad);
-    assert!(matches!(&error, StoreError::Invalid { field, .. } if field == "mutations[1].namespace"), "{error}");
+    assert!(
+        matches!(&error, StoreError::Invalid { field, .. } if field == "mutations[1].namespace"),
+        "{error}"
+    );
     assert_eq!(revision(&mut after), 3, "the revision has no hole");
     assert_eq!(bench.entry("bad"), None);
     assert_eq!(bench.entry("after").map(|entry| entry.revision), Some(3));
-    assert!(waits.try_recv().is_err(), "nobody is woken for a message that was not enqueued");
+    assert!(
+        waits.try_recv().is_err(),
+        "nobody is woken for a message that was not enqueued"
+    );
     assert_eq!(bench.figures(), (0, 0, 0, 0));
-    assert_eq!(kv::store_revision(&bench.writer.connection).expect("the store reads"), 3);
+    assert_eq!(
+        kv::store_revision(&bench.writer.connection).expect("the store reads"),
+        3
+    );
 }
 
 proptest! {
@@ -262,7 +278,11 @@ fn a_full_file_refuses_what_does_not_fit_and_heals_when_there_is_room() {
         .expect("the engine counts");
     let limit = |bench: &Bench, pages: i64| {
         let sql = format!("pragma max_page_count = {pages}");
-        bench.writer.connection.query_row(&sql, (), |_| Ok(())).expect("the limit is set");
+        bench
+            .writer
+            .connection
+            .query_row(&sql, (), |_| Ok(()))
+            .expect("the limit is set");
     };
     limit(&bench, pages + 2);
     let mut small = bench.commit(put("small", "2"), None);
@@ -272,7 +292,11 @@ fn a_full_file_refuses_what_does_not_fit_and_heals_when_there_is_room() {
     assert!(matches!(error, StoreError::Disk(_)), "{error}");
     assert_eq!(bench.entry("large"), None);
     let small_is_in = small.try_recv().expect("the batch was answered").is_ok();
-    assert_eq!(bench.entry("small").is_some(), small_is_in, "what is answered is what is there");
+    assert_eq!(
+        bench.entry("small").is_some(),
+        small_is_in,
+        "what is answered is what is there"
+    );
 
     limit(&bench, pages + 1_000);
     let mut large = bench.commit(put("large", "x".repeat(1_000_000)), None);
@@ -288,7 +312,11 @@ fn a_batch_that_cannot_begin_or_commit_refuses_everybody_and_forgets_them() {
     bench.work();
     assert_eq!(revision(&mut first), 1);
 
-    bench.writer.connection.busy_timeout(Duration::ZERO).expect("the timeout is set");
+    bench
+        .writer
+        .connection
+        .busy_timeout(Duration::ZERO)
+        .expect("the timeout is set");
     let other = Connection::open(bench.folder.path().join("store.db")).expect("the file opens");
     other.execute_batch("begin immediate").expect("the lock is free");
     let mut refused = bench.commit(put("first", "2"), None);
@@ -304,7 +332,11 @@ fn a_batch_that_cannot_begin_or_commit_refuses_everybody_and_forgets_them() {
                     create table parent (id integer primary key); \
                     create table child (parent_id integer references parent (id) deferrable initially deferred); \
                     create trigger break after insert on message begin insert into child values (7); end";
-    bench.writer.connection.execute_batch(deferred).expect("the trap is set");
+    bench
+        .writer
+        .connection
+        .execute_batch(deferred)
+        .expect("the trap is set");
     let mut enqueues = put("first", "3");
     enqueues.enqueues.push(message("one"));
     let mut neighbour = bench.commit(put("neighbour", "3"), None);
@@ -319,7 +351,11 @@ fn a_batch_that_cannot_begin_or_commit_refuses_everybody_and_forgets_them() {
     assert_eq!(bench.entry("neighbour"), None);
     assert_eq!(bench.entry("first").map(|entry| entry.revision), Some(1));
 
-    bench.writer.connection.execute_batch("drop trigger break").expect("the trap is gone");
+    bench
+        .writer
+        .connection
+        .execute_batch("drop trigger break")
+        .expect("the trap is gone");
     let mut heals = bench.commit(put("first", "4"), None);
     bench.work();
     assert_eq!(revision(&mut heals), 2);
@@ -347,10 +383,10 @@ fn who_waits_is_served_in_order_by_the_commit_that_enqueues() {
     let mut enqueues = Commit::new(Origin::Enqueue);
     enqueues.enqueues.extend(["one", "two", "three"].map(message));
     let mut third = bench.claim(Patience::None);
-    let mut enqueued = bench.commit(enqueues, None);
+    let mut done = bench.commit(enqueues, None);
     let mut fourth = bench.claim(Patience::None);
     bench.work();
-    assert_eq!(revision(&mut enqueued), 0, "no key changed");
+    assert_eq!(revision(&mut done), 0, "no key changed");
     let text = |answered: &mut Answered<Result<Claimed, StoreError>>| {
         let claimed = answered.try_recv().expect("served").expect("claimed").take();
         claimed.into_iter().map(|delivery| delivery.body).collect::<Vec<_>>()
@@ -358,7 +394,11 @@ fn who_waits_is_served_in_order_by_the_commit_that_enqueues() {
     assert_eq!(text(&mut first), [Content::Text("one".to_owned())]);
     assert_eq!(text(&mut second), [Content::Text("two".to_owned())]);
     assert_eq!(text(&mut third), [Content::Text("three".to_owned())]);
-    assert_eq!(text(&mut fourth), [], "there is no fourth message, and it does not wait");
+    assert_eq!(
+        text(&mut fourth),
+        [],
+        "there is no fourth message, and it does not wait"
+    );
 }
 
 #[test]
@@ -375,9 +415,31 @@ fn messages_of_a_caller_who_went_away_go_back_uncounted() {
     let mut waits = bench.claim(Patience::UntilItGoesAway);
     bench.work();
     let again = waits.try_recv().expect("served").expect("claimed").take();
-    let [delivery] = &again[..] else { panic!("one message: {again:?}") };
+    let [delivery] = &again[..] else {
+        panic!("one message: {again:?}")
+    };
     assert_eq!(delivery.attempt, 1, "the first delivery did not count");
     assert_eq!(delivery.lease.epoch, 2, "but its receipt is void");
+}
+
+#[test]
+fn closing_leaves_nothing_leased_for_a_caller_who_went_away() {
+    let mut bench = Bench::new();
+    let mut enqueues = Commit::new(Origin::Enqueue);
+    enqueues.enqueues.push(message("one"));
+    bench.commit(enqueues, None);
+    let claimed = bench.claim(Patience::None);
+    bench.work();
+    assert_eq!(bench.figures(), (0, 0, 1, 0));
+    drop(claimed);
+    bench.queue(Job::Close);
+    let Bench { writer, folder, .. } = bench;
+    writer.run();
+    let file = Connection::open(folder.path().join("store.db")).expect("the file opens");
+    let figures: (i64, i64) = file
+        .query_row("select ready, leased from queue", (), |row| row.try_into())
+        .expect("the queue is there");
+    assert_eq!(figures, (1, 0));
 }
 
 #[test]
@@ -390,7 +452,9 @@ fn a_lease_that_ran_out_backs_off_and_ends_dead() {
         let mut claimed = bench.claim(Patience::None);
         bench.work();
         let claimed = claimed.try_recv().expect("served").expect("claimed").take();
-        let [delivery] = &claimed[..] else { panic!("one message: {claimed:?}") };
+        let [delivery] = &claimed[..] else {
+            panic!("one message: {claimed:?}")
+        };
         assert_eq!(delivery.attempt, attempt);
         assert_eq!(delivery.last_error, if attempt == 1 { "" } else { LEASE_ERROR });
         bench.clock.advance_ms(29_999);
@@ -439,7 +503,11 @@ fn what_has_expired_is_collected_in_steps_and_takes_no_revision() {
     assert_eq!(revision(&mut done), 1);
     let rows = |bench: &Bench, table: &str| -> i64 {
         let sql = format!("select count(*) from {table}");
-        bench.writer.connection.query_row(&sql, (), |row| row.get(0)).expect("the table counts")
+        bench
+            .writer
+            .connection
+            .query_row(&sql, (), |row| row.get(0))
+            .expect("the table counts")
     };
     bench.clock.advance_ms(999);
     assert!(bench.entry("k0").is_some());
@@ -455,7 +523,41 @@ fn what_has_expired_is_collected_in_steps_and_takes_no_revision() {
     bench.writer.collect_at = Instant::now();
     bench.work();
     assert_eq!(rows(&bench, "request"), 0);
-    assert_eq!(kv::store_revision(&bench.writer.connection).expect("the store reads"), 1);
+    assert_eq!(
+        kv::store_revision(&bench.writer.connection).expect("the store reads"),
+        1
+    );
+}
+
+#[test]
+fn a_log_that_grew_behind_a_reader_is_emptied_once_the_reader_is_gone() {
+    let mut bench = Bench::new();
+    let path = bench.folder.path().join("store.db");
+    let reader = Connection::open(&path).expect("the file opens");
+    reader
+        .execute_batch("begin; select count(*) from entry")
+        .expect("it reads");
+    let value = "x".repeat(16 * 1024 * 1024);
+    for _ in 0..5 {
+        let mut done = bench.commit(put("k", value.clone()), None);
+        bench.work();
+        revision(&mut done);
+    }
+    let log_bytes = || {
+        std::fs::metadata(path.with_extension("db-wal"))
+            .expect("there is a log")
+            .len()
+    };
+    assert!(log_bytes() > 64 * 1024 * 1024);
+    // The checkpoints find out by themselves that the log is long, and that they cannot help it.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !bench.writer.checkpoints.log_is_long() {
+        assert!(Instant::now() < deadline, "nobody notices");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(reader);
+    bench.writer.keep_log_short();
+    assert_eq!(log_bytes(), 0);
 }
 
 #[test]

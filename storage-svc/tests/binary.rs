@@ -1,0 +1,395 @@
+//! The service's own binary: how it starts, how it stops, and what is left when it is stopped the hard way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::v1;
+use proto::v1::admin_service_client::AdminServiceClient;
+use proto::v1::commit_response::Outcome;
+use proto::v1::kv_service_client::KvServiceClient;
+use proto::v1::queue_service_client::QueueServiceClient;
+use rusqlite::Connection;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+/// Nothing here takes long; what does not end is a fault.
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), work)
+        .await
+        .expect("it ends in time")
+}
+
+/// A running binary.
+struct Service {
+    child: Child,
+    address: String,
+}
+
+impl Service {
+    async fn start(path: &Path) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_storage-svc")), path).await
+    }
+
+    async fn start_by(mut command: Command, path: &Path) -> Self {
+        let mut child = command
+            .args([
+                "--storage-listen",
+                "127.0.0.1:0",
+                "--log-level",
+                "off",
+                "--sqlite-db-path",
+            ])
+            .arg(path)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let line = within(lines.next_line())
+            .await
+            .expect("it can be read")
+            .expect("there is a line");
+        let address = line
+            .strip_prefix("storage-svc ready on ")
+            .expect("it is the ready line")
+            .to_owned();
+        Self { child, address }
+    }
+
+    fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("it is an address");
+        endpoint.connect_lazy()
+    }
+
+    fn pid(&self) -> String {
+        self.child.id().expect("it runs").to_string()
+    }
+
+    async fn terminate(mut self) -> ExitStatus {
+        let killed = Command::new("kill").args(["-TERM", &self.pid()]).status().await;
+        assert!(killed.expect("there is a kill").success());
+        within(self.child.wait()).await.expect("it ends")
+    }
+
+    async fn kill(mut self) {
+        within(self.child.kill()).await.expect("it is killed");
+    }
+}
+
+/// The one line that a failed start says.
+async fn failed_start(arguments: &[&str], path: &Path) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_storage-svc"))
+        .args(arguments)
+        .args(["--log-level", "off", "--sqlite-db-path"])
+        .arg(path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    let status = within(child.wait()).await.expect("it ends");
+    assert!(!status.success());
+    let mut said = String::new();
+    child
+        .stdout
+        .take()
+        .expect("it is piped")
+        .read_to_string(&mut said)
+        .await
+        .expect("it reads");
+    assert_eq!(said, "", "it was never ready");
+    child
+        .stderr
+        .take()
+        .expect("it is piped")
+        .read_to_string(&mut said)
+        .await
+        .expect("it reads");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("storage-svc: "), "{said}");
+    said
+}
+
+fn store_in(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("data/store.db")
+}
+
+#[tokio::test]
+async fn it_says_that_it_is_ready_and_ends_well() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let service = Service::start(&store_in(&folder)).await;
+    let request = v1::PutRequest {
+        namespace: "n".to_owned(),
+        key: "k".to_owned(),
+        ..Default::default()
+    };
+    KvServiceClient::new(service.channel())
+        .put(request)
+        .await
+        .expect("it is written");
+    // Somebody waits for messages all the while.
+    let mut queue = QueueServiceClient::new(service.channel());
+    let waits = tokio::spawn(async move { queue.receive(receive()).await });
+    let mut queue = QueueServiceClient::new(service.channel());
+    let stats = v1::GetQueueStatsRequest { queue: "q".to_owned() };
+    within(async {
+        while queue.get_queue_stats(stats.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(service.terminate().await.code(), Some(0));
+    let answer = waits.await.expect("it did not panic").expect("the drain answers");
+    assert!(answer.into_inner().deliveries.is_empty());
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_why_in_one_line() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_in(&folder);
+    let service = Service::start(&path).await;
+    let said = failed_start(&["--storage-listen", &service.address], &folder.path().join("other.db")).await;
+    assert!(said.contains(&service.address), "{said}");
+    let said = failed_start(&["--storage-listen", "127.0.0.1:0"], &path).await;
+    assert!(said.contains("is in use by another process"), "{said}");
+    assert_eq!(service.terminate().await.code(), Some(0));
+
+    let text = folder.path().join("text.db");
+    std::fs::write(&text, "no database").expect("it is written");
+    let said = failed_start(&["--storage-listen", "127.0.0.1:0"], &text).await;
+    assert!(said.contains("is not a SQLite database"), "{said}");
+    let said = failed_start(&["--storage-listen", "127.0.0.1:0"], &text.join("store.db")).await;
+    assert!(said.contains(&text.display().to_string()), "{said}");
+    let said = failed_start(&["--storage-listen", "0.0.0.0:0"], &path).await;
+    assert!(said.contains("STORAGE_INSECURE"), "{said}");
+}
+
+fn receive() -> v1::ReceiveRequest {
+    v1::ReceiveRequest {
+        queue: "q".to_owned(),
+        max_messages: 10,
+        wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        lease: None,
+    }
+}
+
+/// What the service has answered, over all its lives.
+#[derive(Default)]
+struct Answered {
+    /// The revision of each key whose commit was answered, and the id of the message enqueued with it.
+    commits: BTreeMap<String, (u64, u64)>,
+    /// Messages whose ack was sent, and those of them whose ack was answered.
+    ack_sent: BTreeSet<u64>,
+    acked: BTreeSet<u64>,
+}
+
+/// Commits until the service goes away.
+async fn produce(channel: Channel, prefix: String, answered: Arc<Mutex<Answered>>) {
+    let mut kv = KvServiceClient::new(channel);
+    for number in 0.. {
+        let key = format!("{prefix}/{number}");
+        let request = v1::CommitRequest {
+            mutations: vec![v1::Mutation::put_text("n", &key, "x".repeat(500), [].into())],
+            enqueues: vec![v1::NewMessage {
+                queue: "q".to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let Ok(answer) = kv.commit(request).await else { return };
+        let Some(Outcome::Committed(committed)) = answer.into_inner().outcome else {
+            panic!("there is nothing to conflict with");
+        };
+        let id = committed.enqueued[0].id;
+        answered
+            .lock()
+            .expect("nobody panicked")
+            .commits
+            .insert(key, (committed.revision, id));
+    }
+}
+
+/// Receives and acks until the service goes away.
+async fn consume(channel: Channel, answered: Arc<Mutex<Answered>>) {
+    let mut queue = QueueServiceClient::new(channel);
+    while let Ok(answer) = queue.receive(receive()).await {
+        let deliveries = answer.into_inner().deliveries;
+        let ids: Vec<u64> = deliveries
+            .iter()
+            .flat_map(|delivery| &delivery.message)
+            .map(|message| message.id)
+            .collect();
+        {
+            let mut answered = answered.lock().expect("nobody panicked");
+            for id in &ids {
+                assert!(!answered.acked.contains(id), "message {id} was acked and came again");
+            }
+            answered.ack_sent.extend(&ids);
+        }
+        let settlements = deliveries.into_iter().map(|delivery| v1::Settlement {
+            receipt: delivery.receipt,
+            action: Some(v1::settlement::Action::Ack(v1::settlement::Ack {})),
+        });
+        let request = v1::SettleRequest {
+            settlements: settlements.collect(),
+        };
+        if queue.settle(request).await.is_err() {
+            return;
+        }
+        answered.lock().expect("nobody panicked").acked.extend(&ids);
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_outlives_kill_9_under_load() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_in(&folder);
+    let answered = Arc::new(Mutex::new(Answered::default()));
+    let mut last_revision = 0;
+    for life in 0..6 {
+        let service = Service::start(&path).await;
+        let mut admin = AdminServiceClient::new(service.channel());
+        let info = admin
+            .get_server_info(v1::GetServerInfoRequest {})
+            .await
+            .expect("it answers");
+        let revision = info.into_inner().store_revision;
+        assert!(revision >= last_revision, "{revision} after {last_revision}");
+        let mut load = JoinSet::new();
+        for worker in 0..4 {
+            load.spawn(produce(
+                service.channel(),
+                format!("{life}/{worker}"),
+                Arc::clone(&answered),
+            ));
+        }
+        load.spawn(consume(service.channel(), Arc::clone(&answered)));
+        let before = answered.lock().expect("nobody panicked").commits.len();
+        // Each life ends at another point of its work.
+        within(async {
+            while answered.lock().expect("nobody panicked").commits.len() < before + 40 + 37 * life {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        service.kill().await;
+        while let Some(ended) = within(load.join_next()).await {
+            ended.expect("the load did not panic");
+        }
+        let answered = answered.lock().expect("nobody panicked");
+        last_revision = answered
+            .commits
+            .values()
+            .map(|(revision, _)| *revision)
+            .max()
+            .expect("there was work");
+    }
+
+    let service = Service::start(&path).await;
+    let answered = std::mem::take(&mut *answered.lock().expect("nobody panicked"));
+    let mut kv = KvServiceClient::new(service.channel());
+    let keys: Vec<v1::KeyRef> = answered
+        .commits
+        .keys()
+        .map(|key| v1::KeyRef {
+            namespace: "n".to_owned(),
+            key: key.clone(),
+        })
+        .collect();
+    let mut found = Vec::new();
+    for part in keys.chunks(2_048) {
+        let request = v1::BatchGetRequest {
+            keys: part.to_vec(),
+            ..Default::default()
+        };
+        let answer = kv.batch_get(request).await.expect("it reads").into_inner();
+        found.extend(answer.items.into_iter().map(|item| item.entry));
+    }
+    assert_eq!(found.len(), keys.len());
+    for (entry, (key, (revision, _))) in found.iter().zip(&answered.commits) {
+        let entry = entry
+            .as_ref()
+            .unwrap_or_else(|| panic!("{key} was answered and is lost"));
+        assert_eq!(entry.revision, *revision, "{key}");
+        assert_eq!(entry.text().map(str::len), Some(500), "{key}");
+    }
+    assert_eq!(service.terminate().await.code(), Some(0));
+
+    let file = Connection::open(&path).expect("it opens");
+    let check: String = file
+        .query_row("pragma quick_check", (), |row| row.get(0))
+        .expect("it checks");
+    assert_eq!(check, "ok");
+    let mut statement = file.prepare("select id from message").expect("the table is there");
+    let ids = statement.query_map((), |row| row.get::<_, i64>(0)).expect("it reads");
+    let kept: BTreeSet<u64> = ids.map(|id| id.expect("it reads").cast_unsigned()).collect();
+    for (_, id) in answered.commits.values() {
+        assert!(
+            kept.contains(id) || answered.ack_sent.contains(id),
+            "message {id} is lost"
+        );
+    }
+    assert_eq!(
+        kept.intersection(&answered.acked).count(),
+        0,
+        "an acked message is there"
+    );
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_fails_the_commit_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_in(&folder);
+    // The limit on the size of files stands for the full disk; without the trap it would kill the process instead.
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "trap '' XFSZ; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_storage-svc"),
+    ]);
+    let service = Service::start_by(shell, &path).await;
+    let mut kv = KvServiceClient::new(service.channel());
+    let put = |key: &str| v1::PutRequest {
+        namespace: "n".to_owned(),
+        key: key.to_owned(),
+        content: Some(v1::put_request::Content::Text("x".repeat(10_000))),
+        ..Default::default()
+    };
+    let get = |key: &str| v1::GetRequest {
+        namespace: "n".to_owned(),
+        key: key.to_owned(),
+        omit_value: true,
+        ..Default::default()
+    };
+    kv.put(put("before")).await.expect("there is room");
+    let limit_files = async |bytes: &str| {
+        let limited = Command::new("prlimit")
+            .args(["--pid", &service.pid(), &format!("--fsize={bytes}:")])
+            .status();
+        assert!(limited.await.expect("there is a prlimit").success());
+    };
+    limit_files("4096").await;
+    for _ in 0..3 {
+        let status = kv.put(put("during")).await.expect_err("there is no room");
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    let there = kv.get(get("before")).await.expect("it reads still").into_inner();
+    assert_eq!(there.entry.map(|entry| entry.revision), Some(1));
+    let gone = kv.get(get("during")).await.expect("it reads still").into_inner();
+    assert_eq!((gone.entry, gone.store_revision), (None, 1));
+    limit_files("unlimited").await;
+    let after = kv.put(put("after")).await.expect("there is room again").into_inner();
+    assert_eq!(after.revision, 2, "what failed took no revision");
+    assert_eq!(service.terminate().await.code(), Some(0));
+    let file = Connection::open(&path).expect("it opens");
+    let check: String = file
+        .query_row("pragma quick_check", (), |row| row.get(0))
+        .expect("it checks");
+    assert_eq!(check, "ok");
+}

@@ -166,13 +166,16 @@ async fn read_lists(client: &FeedClient, filter: &str, expected: &[&Written]) {
     }
 }
 
-/// Every item by its id; how many there are.
+/// Every item by its id, byte for byte as it stands in its playlist; how many there are.
 async fn read_items(client: &FeedClient, playlists: &[Written]) -> usize {
-    let items = playlists.iter().flat_map(Written::items);
-    let read = futures_util::stream::iter(items).map(|item| async move {
+    let items = playlists
+        .iter()
+        .flat_map(|written| written.items().map(move |item| (written, item)));
+    let read = futures_util::stream::iter(items).map(|(written, item)| async move {
         let id = item["id"].as_str().expect("an item has an id");
         let read = client.get(&format!("/api/v1/playlist-items/{id}")).await.expect(200);
-        assert_eq!(read.text, item.to_string());
+        assert_eq!(read.json().to_string(), item.to_string());
+        assert!(written.text.contains(&read.text), "{}", read.text);
     });
     read.buffer_unordered(IN_FLIGHT).count().await
 }

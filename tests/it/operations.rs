@@ -1,5 +1,6 @@
 //! Queued writes: what a 202 says, and what becomes of the operation it names.
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{Answer, Form, Mode, Part, TestFeed, channel, playlist, verify_document};
@@ -34,11 +35,10 @@ async fn each_queued_write_is_answered_as_it_will_be() {
     assert!(record["acceptedAt"].as_str() <= record["finishedAt"].as_str());
     assert_eq!(record.as_object().map(serde_json::Map::len), Some(5));
 
-    for answer in [
-        client.put(&path, &playlist("Replaced", 1), Mode::Async).await,
-        client.patch(&path, &json!({"summary": "Patched"}), Mode::Async).await,
-    ] {
-        let accepted = expect_accepted(answer);
+    let (replacement, change) = (playlist("Replaced", 1), json!({"summary": "Patched"}));
+    for (method, body) in [(Method::PUT, &replacement), (Method::PATCH, &change)] {
+        let sent = client.try_write(method, &path, Some(body), Mode::Async, &[]);
+        let accepted = expect_accepted(sent.await.expect("an answer"));
         assert_eq!(client.operation_end(&accepted).await, "applied");
         assert_eq!(client.get(&path).await.text, accepted.text);
     }
@@ -85,7 +85,7 @@ async fn the_preference_is_read_as_the_standard_has_it() {
         ("wait=\"1, respond-async\"", 201),
     ] {
         let headers = [("prefer", value)];
-        let sent = client.try_write(reqwest::Method::POST, PLAYLISTS, Some(&body), Mode::Sync, &headers);
+        let sent = client.try_write(Method::POST, PLAYLISTS, Some(&body), Mode::Sync, &headers);
         let answer = sent.await.expect("an answer").expect(status);
         assert_eq!(
             answer.headers.contains_key("preference-applied"),

@@ -45,13 +45,15 @@ fn full() -> Value {
     })
 }
 
-fn keys(value: &Value) -> Vec<&str> {
-    value
+/// The names of its members, in order.
+fn names(value: &Value) -> String {
+    let names: Vec<_> = value
         .as_object()
         .expect("an object")
         .keys()
         .map(String::as_str)
-        .collect()
+        .collect();
+    names.join(" ")
 }
 
 #[tokio::test]
@@ -62,40 +64,14 @@ async fn a_document_has_the_members_the_order_and_the_numbers_that_clients_know(
     verify_document(&created.text, &feed.public_key()).expect("it is signed");
     let document = created.json();
     assert_eq!(
-        keys(&document),
-        [
-            "dpVersion",
-            "id",
-            "slug",
-            "title",
-            "curators",
-            "summary",
-            "coverImage",
-            "created",
-            "defaults",
-            "items",
-            "dynamicQueries",
-            "signature",
-            "signatures"
-        ]
+        names(&document),
+        "dpVersion id slug title curators summary coverImage created defaults items dynamicQueries signature signatures"
     );
     assert_eq!(
-        keys(&document["items"][0]),
-        [
-            "title",
-            "source",
-            "duration",
-            "license",
-            "ref",
-            "override",
-            "display",
-            "repro",
-            "provenance",
-            "id",
-            "created"
-        ]
+        names(&document["items"][0]),
+        "title source duration license ref override display repro provenance id created"
     );
-    assert_eq!(keys(&document["defaults"]), ["display", "duration"]);
+    assert_eq!(names(&document["defaults"]), "display duration");
     assert_eq!(
         document["curators"].to_string(),
         full()["curators"].to_string(),
@@ -134,22 +110,8 @@ async fn a_document_has_the_members_the_order_and_the_numbers_that_clients_know(
     verify_document(&replaced.text, &feed.public_key()).expect("it is signed");
     let new = replaced.json();
     assert_eq!(
-        keys(&new),
-        [
-            "dpVersion",
-            "id",
-            "slug",
-            "title",
-            "curators",
-            "summary",
-            "coverImage",
-            "created",
-            "defaults",
-            "dynamicQueries",
-            "items",
-            "signature",
-            "signatures"
-        ]
+        names(&new),
+        "dpVersion id slug title curators summary coverImage created defaults dynamicQueries items signature signatures"
     );
     for member in ["id", "slug", "created"] {
         assert_eq!(new[member], document[member]);

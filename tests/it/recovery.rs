@@ -15,7 +15,7 @@ use crate::support::{Answer, FeedClient, Form, Mode, Part, TestFeed, channel, ev
 /// Streams of writes, each on documents of its own, so that each knows what must come of them.
 const WRITERS: usize = 6;
 /// Writes answered between one kill and the next.
-const WRITES_BETWEEN_KILLS: usize = 12;
+const WRITES_BETWEEN_KILLS: usize = 30;
 /// Longest time until a write is answered 2xx, and until the next kill; a part is away for much less.
 const ANSWERED_MAX: Duration = Duration::from_mins(1);
 /// Pause before a write is sent again.
@@ -36,12 +36,12 @@ async fn three_processes_killed_in_turn_lose_and_double_nothing() {
         Part::Consumer(1),
         Part::Gateway(0),
     ];
-    kill_under_load(form, &in_turn.repeat(2)).await;
+    kill_under_load(form, &in_turn.repeat(4)).await;
 }
 
 #[tokio::test]
 async fn one_process_killed_again_and_again_loses_and_doubles_nothing() {
-    kill_under_load(Form::OneProcess, &[Part::Whole; 6]).await;
+    kill_under_load(Form::OneProcess, &[Part::Whole; 12]).await;
 }
 
 async fn kill_under_load(form: Form, kills: &[Part]) {
@@ -66,6 +66,7 @@ async fn kill_under_load(form: Form, kills: &[Part]) {
 
     feed.drained().await;
     let written = written.into_iter().fold(Written::default(), Written::and);
+    assert!(load.failed.get() > 0, "the kills hit writes");
     assert!(!written.deleted.is_empty() && !written.channels.is_empty() && !written.accepted.is_empty());
     read_back(&feed, &client, &written).await;
     feed.finish().await;
@@ -75,6 +76,8 @@ async fn kill_under_load(form: Form, kills: &[Part]) {
 #[derive(Default)]
 struct Load {
     answered: Cell<usize>,
+    /// Attempts that were not answered 2xx.
+    failed: Cell<usize>,
     stopped: Cell<bool>,
 }
 
@@ -274,6 +277,7 @@ impl<'a> Writer<'a> {
                 "{method} {path} is not answered; last failure: {failure}"
             );
             is_repeated = true;
+            self.load.failed.set(self.load.failed.get() + 1);
             tokio::time::sleep(AGAIN).await;
         }
     }

@@ -28,8 +28,15 @@ struct Audited {
 
 /// Fails unless what is stored is consistent.
 pub(crate) async fn check(storage: &StorageClient, key: &VerifyingKey) {
-    let (playlists, mut playlist_rows) = split(rows(storage, "playlists").await, key);
-    let (channels, channel_rows) = split(rows(storage, "channels").await, key);
+    // Read first, judged afterwards: judging can take so long that the idle connection would be given up.
+    let playlists = rows(storage, "playlists").await;
+    let channels = rows(storage, "channels").await;
+    let items = rows(storage, "playlist_items").await;
+    let pending = rows(storage, "pending").await;
+    let operations = rows(storage, "operations").await;
+
+    let (playlists, mut playlist_rows) = split(playlists, key);
+    let (channels, channel_rows) = split(channels, key);
     // Names the last deleted playlist; of no document.
     playlist_rows.remove("deleted");
     compare("playlists", &playlist_rows, &document_rows(&playlists));
@@ -38,7 +45,7 @@ pub(crate) async fn check(storage: &StorageClient, key: &VerifyingKey) {
     for playlist in &playlists {
         expect_items(playlist, &mut item_rows);
     }
-    compare("playlist_items", &rows(storage, "playlist_items").await, &item_rows);
+    compare("playlist_items", &items, &item_rows);
 
     let mut link_rows = document_rows(&channels);
     let by_name = |name: &str| {
@@ -69,8 +76,8 @@ pub(crate) async fn check(storage: &StorageClient, key: &VerifyingKey) {
     }
     compare("channels", &channel_rows, &link_rows);
 
-    compare("pending", &rows(storage, "pending").await, &Rows::new());
-    for (id, record) in rows(storage, "operations").await {
+    compare("pending", &pending, &Rows::new());
+    for (id, record) in operations {
         let record: Value = serde_json::from_str(&record).expect("an operation record is JSON");
         assert!(
             record["state"] == "applied" || record["state"] == "superseded",

@@ -1,0 +1,253 @@
+//! Between a gateway and its storage service: answers that are lost do not make a commit happen again, and answers that
+//! are out of date when they arrive do not make a lost update.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::v1;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::support::{Form, Mode, Part, TestFeed, eventually, playlist};
+
+const PLAYLISTS: &str = "/api/v1/playlists";
+/// How often a write may lose to others.
+const ATTEMPTS: usize = 16;
+const COMMITTED_MAX: Duration = Duration::from_secs(20);
+
+/// What becomes of answers.
+#[derive(Clone, Debug, Default)]
+struct Fate {
+    /// They are kept back, while requests still arrive.
+    held: bool,
+    /// How often all connections were cut, with the answers that were kept back.
+    cuts: u64,
+    /// Who does something before each is passed on, and says when it is done.
+    before: Option<mpsc::Sender<oneshot::Sender<()>>>,
+}
+
+/// Stands between a gateway and its storage service.
+struct Between {
+    address: SocketAddr,
+    storage: watch::Sender<Option<String>>,
+    fate: watch::Sender<Fate>,
+    task: JoinHandle<()>,
+}
+
+impl Between {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let (storage, storages) = watch::channel(None);
+        let (fate, fates) = watch::channel(Fate::default());
+        let task = tokio::spawn(async move {
+            while let Ok((gateway, _)) = listener.accept().await {
+                tokio::spawn(connect(gateway, storages.clone(), fates.clone()));
+            }
+        });
+        Self {
+            address,
+            storage,
+            fate,
+            task,
+        }
+    }
+
+    /// Whose answers these are; connections wait until it is known.
+    fn lead_to(&self, storage_url: &str) {
+        let address = storage_url.strip_prefix("http://").expect("an address is a URL");
+        self.storage.send_replace(Some(address.to_owned()));
+    }
+
+    fn hold(&self) {
+        self.fate.send_modify(|fate| fate.held = true);
+    }
+
+    /// Lets `act` be done before each answer is passed on, for as long as `work` takes; how often that was.
+    async fn before_each_answer<T>(&self, mut act: impl AsyncFnMut(), work: impl Future<Output = T>) -> (T, usize) {
+        let (before, mut answers) = mpsc::channel::<oneshot::Sender<()>>(1);
+        self.fate.send_modify(|fate| fate.before = Some(before));
+        let mut count = 0;
+        let acting = async {
+            while let Some(done) = answers.recv().await {
+                act().await;
+                count += 1;
+                // Whoever waited may have lost its connection.
+                let _ = done.send(());
+            }
+            unreachable!("the sender is kept until the work is done")
+        };
+        let worked = tokio::select! {
+            worked = work => worked,
+            never = acting => never,
+        };
+        self.fate.send_modify(|fate| fate.before = None);
+        (worked, count)
+    }
+
+    fn cut(&self) {
+        self.fate.send_modify(|fate| {
+            fate.held = false;
+            fate.cuts += 1;
+        });
+    }
+}
+
+impl Drop for Between {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connect(gateway: TcpStream, mut storages: watch::Receiver<Option<String>>, mut fate: watch::Receiver<Fate>) {
+    let Ok(address) = storages.wait_for(Option::is_some).await.map(|address| address.clone()) else {
+        return;
+    };
+    let storage = TcpStream::connect(address.expect("it was waited for")).await;
+    let Ok(storage) = storage else { return };
+    let cuts = fate.borrow_and_update().cuts;
+    let (from_gateway, to_gateway) = gateway.into_split();
+    let (from_storage, to_storage) = storage.into_split();
+    tokio::select! {
+        () = pass(from_gateway, to_storage) => {}
+        () = pass_unless_held(from_storage, to_gateway, fate.clone()) => {}
+        _ = fate.wait_for(|fate| fate.cuts != cuts) => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        if to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pass_unless_held(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fate: watch::Receiver<Fate>) {
+    let cuts = fate.borrow_and_update().cuts;
+    let mut bytes = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        let before = fate.borrow().before.clone();
+        if let Some(before) = before {
+            let (done, is_done) = oneshot::channel();
+            if before.send(done).await.is_ok() {
+                let _ = is_done.await;
+            }
+        }
+        let may_pass = fate.wait_for(|fate| !fate.held || fate.cuts != cuts).await;
+        if may_pass.map_or(true, |fate| fate.cuts != cuts) || to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_happens_once_and_is_answered_as_if_nothing_were() {
+    let between = Between::start().await;
+    let through = format!("http://{}", between.address);
+    let form = Form::Processes {
+        gateways: 1,
+        consumers: 0,
+    };
+    let mut feed = TestFeed::start_with(form, &[("STORAGE_URL", &through)]).await;
+    between.lead_to(&feed.storage_url());
+    let client = feed.client();
+    // The connection is there.
+    client.get("/ready").await.expect(200);
+
+    let storage = feed.storage();
+    let revision = async || storage.server_info().await.expect("storage is there").store_revision;
+    for (number, mode) in [Mode::Sync, Mode::Async, Mode::Sync, Mode::Async]
+        .into_iter()
+        .enumerate()
+    {
+        let before = revision().await;
+        between.hold();
+        // A create reads nothing: what is held back is the commit's answer.
+        let body = playlist(&format!("Lost {number}"), 2);
+        let created = async { client.post(PLAYLISTS, &body, mode).await.expect(mode.status(201)) };
+        let lose = async {
+            eventually(COMMITTED_MAX, "it is committed", async || match revision().await {
+                now if now > before => Ok(()),
+                now => Err(now.to_string()),
+            })
+            .await;
+            between.cut();
+        };
+        let (created, ()) = futures_util::future::join(created, lose).await;
+        assert_eq!(revision().await, before + 1, "one commit and no more");
+        if mode == Mode::Async {
+            assert_eq!(client.operation(&created).await["state"], "accepted");
+        }
+    }
+    feed.launch(Part::Consumer(0)).await;
+    feed.drained().await;
+    let mut titles: Vec<_> = client
+        .list(PLAYLISTS)
+        .await
+        .iter()
+        .map(|row| row["title"].clone())
+        .collect();
+    titles.sort_by_key(Value::to_string);
+    assert_eq!(json!(titles), json!(["Lost 0", "Lost 1", "Lost 2", "Lost 3"]));
+    feed.finish().await;
+}
+
+#[tokio::test]
+async fn a_write_that_loses_sixteen_times_is_given_up_and_nothing_of_it_is_written() {
+    let between = Between::start().await;
+    let through = format!("http://{}", between.address);
+    let form = Form::Processes {
+        gateways: 1,
+        consumers: 1,
+    };
+    let feed = TestFeed::start_with(form, &[("STORAGE_URL", &through)]).await;
+    between.lead_to(&feed.storage_url());
+    let client = feed.client();
+    let created = client
+        .post(PLAYLISTS, &playlist("Contended", 2), Mode::Sync)
+        .await
+        .expect(201);
+    let path = format!("{PLAYLISTS}/{}", created.member("id"));
+
+    let storage = feed.storage();
+    let key = format!("id/{}", created.member("id"));
+    // The same text again, under a new revision: as if somebody else had changed it.
+    let rewrite = async || {
+        let entry = storage
+            .get("playlists", &key)
+            .await
+            .expect("storage is there")
+            .expect("the playlist");
+        let text = entry.text().expect("a text").to_owned();
+        let commit = v1::CommitRequest {
+            mutations: vec![v1::Mutation::put_text("playlists", &key, text, entry.metadata)],
+            ..Default::default()
+        };
+        storage.commit(commit).await.expect("storage is there");
+    };
+    let change = json!({ "summary": "Changed" });
+    for (mode, code, message) in [
+        (Mode::Sync, "storage_error", "Failed to save playlist"),
+        (Mode::Async, "queue_error", "Failed to queue playlist for processing"),
+    ] {
+        let work = client.patch(&path, &change, mode);
+        let (refused, answers) = between.before_each_answer(rewrite, work).await;
+        let refused = refused.expect(503);
+        let message = format!("{message}: other writers were faster, nothing was written");
+        assert_eq!(refused.json(), json!({ "error": code, "message": message }));
+        assert_eq!(refused.header("retry-after"), "1");
+        assert!(
+            answers >= 2 * ATTEMPTS,
+            "{answers} answers are fewer than a read and a conflict of each attempt"
+        );
+        assert_eq!(client.get(&path).await.text, created.text);
+    }
+    client.patch(&path, &change, Mode::Sync).await.expect(200);
+    feed.finish().await;
+}

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use api_gateway::Secret;
 use feed_store::FeedStore;
 use proto::client::StorageClient;
 use runtime::clock::Clock;
@@ -51,10 +52,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    if args.gateway.ed25519_private_key.is_none() {
+    if is_unset(args.gateway.ed25519_private_key.as_ref()) {
         args.gateway.ed25519_private_key = Some(first_start::signing_key(folder)?.into());
     }
-    if args.gateway.api_secret.is_none() {
+    if is_unset(args.gateway.api_secret.as_ref()) {
         args.gateway.api_secret = Some(first_start::api_secret(folder)?.into());
     }
     let settings = args.gateway.settings(bound)?;
@@ -81,6 +82,10 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     // The file goes last: what the others were finishing is in it.
     store.close().await;
     ended
+}
+
+fn is_unset(secret: Option<&Secret>) -> bool {
+    secret.is_none_or(Secret::is_blank)
 }
 
 /// A feed whose store can write no more must not look alive.

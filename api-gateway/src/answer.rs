@@ -17,7 +17,7 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// Where to ask what became of a queued write.
-    pub(crate) location: Option<String>,
+    pub(crate) location: Option<HeaderValue>,
     /// It was given before, to the same request.
     pub(crate) is_replayed: bool,
     /// Empty for a deletion.
@@ -29,7 +29,7 @@ impl Answer {
     pub(crate) fn applied(verb: Verb, version: &Version) -> Self {
         let status = match verb {
             Verb::Create => StatusCode::CREATED,
-            Verb::Update => StatusCode::OK,
+            Verb::Replace | Verb::Patch => StatusCode::OK,
             Verb::Delete => StatusCode::NO_CONTENT,
         };
         Self {
@@ -48,9 +48,10 @@ impl Answer {
             Version::Put(content) => content.document.text.clone(),
             Version::Delete { key, .. } => deletion_queued(*key),
         };
+        let location = operation_path(operation);
         Self {
             status: StatusCode::ACCEPTED,
-            location: Some(operation_path(operation)),
+            location: Some(HeaderValue::from_str(&location).expect("a path of ids is a header's value")),
             is_replayed: false,
             body,
         }
@@ -78,7 +79,6 @@ impl IntoResponse for Answer {
         };
         let headers = response.headers_mut();
         if let Some(location) = self.location {
-            let location = HeaderValue::from_str(&location).expect("a path of ids is a header's value");
             headers.insert(header::LOCATION, location);
             headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
         }

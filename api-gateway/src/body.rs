@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
@@ -15,44 +15,27 @@ use crate::error::{ApiError, Task};
 
 /// Largest request body, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// How much of a body that is too large is read and thrown away, so that its sender gets to read the answer.
-const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request body that has not been read yet: what else is wrong with a request is found first.
-pub(crate) struct Payload {
-    body: Body,
-    /// The sender waits for a go-ahead before it sends more than we take.
-    is_refused: bool,
-}
+pub(crate) struct Payload(Body);
 
 impl<S: Sync> FromRequest<S> for Payload {
     type Rejection = std::convert::Infallible;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Self::Rejection> {
-        let (parts, body) = request.into_parts();
-        let length = parts
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok());
-        let length = length.and_then(|length| length.parse().ok()).unwrap_or(0_u64);
-        let waits = parts.headers.contains_key(header::EXPECT);
-        let limit = if waits { BODY_BYTES_MAX } else { DISCARDED_BYTES_MAX };
-        Ok(Self {
-            body,
-            is_refused: length > limit as u64,
-        })
+        Ok(Self(request.into_body()))
     }
 }
 
 impl Payload {
     /// The whole body.
     pub(crate) async fn bytes(self) -> Result<Bytes, ApiError> {
-        if self.is_refused {
+        if self.0.size_hint().lower() > BODY_BYTES_MAX as u64 {
             return Err(body_too_large());
         }
-        match tokio::time::timeout(BODY_TIMEOUT, read(self.body)).await {
+        match tokio::time::timeout(BODY_TIMEOUT, read(self.0)).await {
             Ok(body) => body,
             Err(_) => Err(ApiError::refused(
                 StatusCode::REQUEST_TIMEOUT,
@@ -65,22 +48,13 @@ impl Payload {
 
 async fn read(mut body: Body) -> Result<Bytes, ApiError> {
     let mut read = BytesMut::new();
-    let mut length = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::bad_request("invalid_body", "Request body could not be read"))?;
         let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length > DISCARDED_BYTES_MAX {
-            break;
+        if read.len() + data.len() > BODY_BYTES_MAX {
+            return Err(body_too_large());
         }
-        if length > BODY_BYTES_MAX {
-            read = BytesMut::new();
-        } else {
-            read.extend_from_slice(&data);
-        }
-    }
-    if length > BODY_BYTES_MAX {
-        return Err(body_too_large());
+        read.extend_from_slice(&data);
     }
     Ok(read.freeze())
 }

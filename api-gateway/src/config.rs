@@ -89,7 +89,7 @@ impl GatewayArgs {
 
 /// A secret as it was set; blank is as good as not set.
 fn set(secret: Option<&Secret>) -> Option<&str> {
-    secret.map(|secret| secret.0.trim()).filter(|secret| !secret.is_empty())
+    secret.filter(|secret| !secret.is_blank()).map(|secret| secret.0.trim())
 }
 
 /// What the gateway needs to know, checked.
@@ -104,6 +104,14 @@ pub struct Settings {
 /// Text that is never printed.
 #[derive(Clone)]
 pub struct Secret(String);
+
+impl Secret {
+    /// Whether it holds nothing but white space, as a variable does that is there but not set.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.0.trim().is_empty()
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

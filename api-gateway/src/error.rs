@@ -29,7 +29,10 @@ pub(crate) enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Create,
-    Update,
+    /// PUT: the whole of it, as a create has it.
+    Replace,
+    /// PATCH
+    Patch,
     Delete,
 }
 
@@ -58,6 +61,8 @@ pub(crate) enum ApiError {
     Fault(Task, Box<dyn Error + Send + Sync>),
     /// The request took longer than any may.
     TimedOut,
+    /// There is no room for an answer of this size.
+    Overloaded,
 }
 
 impl ApiError {
@@ -117,10 +122,10 @@ impl Task {
     /// What precedes the problems of a body.
     pub(crate) fn invalid(self) -> &'static str {
         match self {
-            Self::Write(Kind::Channel, Verb::Create, _) => "Invalid channel data: ",
-            Self::Write(Kind::Channel, ..) => "Invalid channel update data: ",
-            Self::Write(_, Verb::Create, _) => "Invalid playlist data: ",
-            _ => "Invalid playlist update data: ",
+            Self::Write(Kind::Channel, Verb::Patch, _) => "Invalid channel update data: ",
+            Self::Write(Kind::Channel, ..) => "Invalid channel data: ",
+            Self::Write(_, Verb::Patch, _) => "Invalid playlist update data: ",
+            _ => "Invalid playlist data: ",
         }
     }
 
@@ -142,7 +147,7 @@ impl Task {
         match self {
             Self::List(what) | Self::Read(what) => format!("Failed to retrieve {what}"),
             Self::Write(kind, Verb::Create, _) => format!("Failed to create {kind}"),
-            Self::Write(kind, Verb::Update, _) => format!("Failed to update {kind}"),
+            Self::Write(kind, Verb::Replace | Verb::Patch, _) => format!("Failed to update {kind}"),
             Self::Write(kind, Verb::Delete, _) => format!("Failed to delete {kind}"),
         }
     }
@@ -183,6 +188,10 @@ impl IntoResponse for ApiError {
                 "request_timeout",
                 "The request took too long; whether it took effect is not known",
             ),
+            Self::Overloaded => {
+                tracing::warn!("no room for a large answer");
+                unavailable("overloaded", "Too many large answers are being sent")
+            }
         }
     }
 }

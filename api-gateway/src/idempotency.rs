@@ -5,7 +5,7 @@ use feed::commit::Commit;
 use feed::id::Kind;
 use feed::keys::{self, Key};
 use feed::state::Malformed;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -79,7 +79,10 @@ impl Repeatable {
         let head = Head {
             request: self.request.clone(),
             status: answer.status.as_u16(),
-            location: answer.location.clone(),
+            location: answer.location.as_ref().map(|location| {
+                let location = location.to_str().expect("a location is a path of ids");
+                location.to_owned()
+            }),
         };
         let head = serde_json::to_string(&head).expect("a head of strings is JSON");
         commit.expect_revision(self.key.clone(), 0);
@@ -94,9 +97,11 @@ impl Repeatable {
         if head.request != self.request {
             return Err(RecallError::OtherRequest);
         }
+        let status = StatusCode::from_u16(head.status).ok().filter(StatusCode::is_success);
+        let location = head.location.map(HeaderValue::try_from).transpose();
         Ok(Answer {
-            status: StatusCode::from_u16(head.status).map_err(|_| FAULT)?,
-            location: head.location,
+            status: status.ok_or(FAULT)?,
+            location: location.map_err(|_| FAULT)?,
             is_replayed: true,
             body: body.to_owned(),
         })
@@ -105,8 +110,6 @@ impl Repeatable {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[track_caller]
@@ -134,7 +137,7 @@ mod tests {
     fn a_remembered_answer_reads_back_for_the_same_request_only() {
         let answer = Answer {
             status: StatusCode::ACCEPTED,
-            location: Some("/api/v1/operations/x".to_owned()),
+            location: Some(HeaderValue::from_static("/api/v1/operations/x")),
             is_replayed: false,
             body: "{\"a\":\n1}".to_owned(),
         };
@@ -155,5 +158,23 @@ mod tests {
         assert_eq!(other.key(), repeatable.key());
         assert!(matches!(other.recall(text), Err(RecallError::OtherRequest)));
         assert_ne!(Repeatable::new("key", Kind::Channel, b"body").key(), repeatable.key());
+    }
+    #[test]
+    fn a_record_that_cannot_be_answered_is_malformed() {
+        let repeatable = Repeatable::new("key", Kind::Playlist, b"body");
+        let request = &repeatable.request;
+        let good = format!(r#"{{"request":"{request}","status":202,"location":"/x"}}"#);
+        assert!(repeatable.recall(&format!("{good}\n{{}}")).is_ok());
+        for record in [
+            good.clone(),
+            format!("{good} x\n{{}}"),
+            format!("{}\n{{}}", good.replace("/x", r"/x\r\ny: z")),
+            format!("{}\n{{}}", good.replace("/x", r"\u0000")),
+            format!("{}\n{{}}", good.replace("202", "99")),
+            format!("{}\n{{}}", good.replace("202", "101")),
+        ] {
+            let recalled = repeatable.recall(&record);
+            assert!(matches!(recalled, Err(RecallError::Malformed(_))), "{record}");
+        }
     }
 }

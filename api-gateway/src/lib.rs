@@ -7,16 +7,20 @@ mod auth;
 mod body;
 mod compute;
 mod config;
+mod deletions;
 mod envelope;
 mod error;
 mod idempotency;
 mod list;
 mod locks;
 mod origins;
+mod outgoing;
 mod prefer;
 mod routes;
 mod server;
 mod slugs;
+mod stream;
+mod unread;
 mod write;
 
 use std::sync::Arc;
@@ -29,7 +33,9 @@ use runtime::clock::Clock;
 pub use config::{Args, GatewayArgs, Secret, Settings};
 pub use server::serve;
 
+use deletions::DeletionLine;
 use locks::DocumentLocks;
+use outgoing::Outgoing;
 use slugs::SlugDesk;
 
 /// What requests are answered from; clones share it.
@@ -39,7 +45,9 @@ pub struct Gateway {
     store: Arc<FeedStore>,
     clock: Clock,
     locks: DocumentLocks,
+    deletions: DeletionLine,
     slugs: SlugDesk,
+    outgoing: Outgoing,
 }
 
 impl Gateway {
@@ -51,7 +59,9 @@ impl Gateway {
             store: Arc::new(store),
             clock,
             locks: DocumentLocks::default(),
+            deletions: DeletionLine::default(),
             slugs: SlugDesk::default(),
+            outgoing: Outgoing::default(),
         }
     }
 }
@@ -59,6 +69,8 @@ impl Gateway {
 /// The API as a service.
 pub fn router(gateway: Gateway) -> Router {
     routes::router(gateway.clone())
-        .layer(from_fn_with_state(gateway, envelope::guard))
+        .layer(from_fn_with_state(gateway.clone(), envelope::guard))
+        .layer(from_fn_with_state(gateway.outgoing.clone(), outgoing::send))
         .layer(from_fn(envelope::wrap))
+        .layer(from_fn_with_state(gateway, unread::discard))
 }

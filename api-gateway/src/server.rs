@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -12,30 +13,65 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::outgoing::PART_BYTES;
+use crate::stream::{Patience, PatientStream};
 use crate::{Gateway, router};
 
 /// Connections open at once; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 4096;
-/// How long the head of a request may take, and a connection may idle before it.
-const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// Largest head of an HTTP/1 request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Largest headers of an HTTP/2 request, in bytes.
 const HEADERS_BYTES_MAX: u32 = 64 * 1024;
-/// Requests of one HTTP/2 connection at once.
-const STREAMS_MAX: u32 = 128;
+/// Requests of one HTTP/2 connection at once. Their peer can stop reading single ones and leave the connection alive, so
+/// this bounds what it can make us keep: each answer of up to 64 KiB, or two such parts of a larger one.
+const STREAMS_MAX: u32 = 32;
+/// What an answer over HTTP/2 may hold ready beyond what its peer takes, in bytes.
+const SEND_BUFFER_BYTES: usize = PART_BYTES;
 /// A silent HTTP/2 connection is probed this often, and closed when a probe is not answered in time.
 const PROBE_INTERVAL: Duration = Duration::from_mins(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause after a connection could not be accepted, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long requests in flight may take once the shutdown began.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// Serves until `shutdown`, then stops accepting, closes idle connections, and waits at most 10 s for requests in flight.
+/// How long connections are waited for.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    /// The first bytes of a connection; then the head of each request, and the idle time before it.
+    head: Duration,
+    /// A write of which the peer takes nothing.
+    write: Duration,
+    /// The same once the shutdown began.
+    write_draining: Duration,
+    /// Requests in flight once the shutdown began.
+    drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_mins(1),
+            write: Duration::from_secs(30),
+            write_draining: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `shutdown`, then stops accepting, closes idle connections, and waits at most 10 s for requests in flight;
+/// 5 s for peers that take nothing of their answers.
 pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let router = router(gateway);
-    let connections = builder();
+    run(listener, router(gateway), Timeouts::default(), shutdown).await;
+    Ok(())
+}
+
+async fn run(listener: TcpListener, router: Router, timeouts: Timeouts, shutdown: CancellationToken) {
+    let connections = builder(timeouts.head);
+    let patience = Patience {
+        first_bytes: timeouts.head,
+        write: timeouts.write,
+        write_draining: timeouts.write_draining,
+    };
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let draining = GracefulShutdown::new();
     loop {
@@ -53,7 +89,8 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: Cancellati
                 continue;
             }
         };
-        let connection = connections.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let stream = TokioIo::new(PatientStream::new(stream, patience, shutdown.clone()));
+        let connection = connections.serve_connection(stream, TowerToHyperService::new(router.clone()));
         let connection = draining.watch(connection.into_owned());
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -63,10 +100,9 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: Cancellati
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_MAX, draining.shutdown()).await.is_err() {
+    if tokio::time::timeout(timeouts.drain, draining.shutdown()).await.is_err() {
         tracing::warn!("stopped with requests in flight");
     }
-    Ok(())
 }
 
 async fn accept(
@@ -84,19 +120,23 @@ async fn accept(
     Ok((stream, permit))
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(PROBE_INTERVAL)
         .keep_alive_timeout(PROBE_TIMEOUT);
     builder
 }
+
+#[cfg(test)]
+mod tests;

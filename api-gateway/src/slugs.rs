@@ -93,11 +93,7 @@ impl SlugDesk {
     /// Reads which numbers are taken. Those drawn meanwhile stay so.
     async fn learn(&self, kind: Kind, base: &str, store: &FeedStore) -> Result<(), FeedStoreError> {
         let was_full = self.with(kind, base, |known| known.is_full());
-        let tails = store.taken_slugs(kind, base).await?;
-        let stored: BTreeSet<u16> = tails
-            .iter()
-            .filter_map(|tail| slug::number_of(base, &format!("{base}-{tail}")))
-            .collect();
+        let stored = store.taken_numbers(kind, base).await?;
         self.with(kind, base, |known| {
             if was_full {
                 // What only memory holds was released since, or is being committed: then the commit decides.

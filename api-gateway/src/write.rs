@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use feed::accept::{CASCADE_CHANNELS_MAX, Refusal, Write, accept, commit_applied, commit_queued};
+use feed::accept::{CASCADE_CHANNELS_MAX, Refusal, Write, accept, commit_applied, commit_queued, commit_to_apply};
 use feed::commit::Commit;
 use feed::document::Stamp;
 use feed::id::{DocumentId, DocumentKey, Kind, Reference, Slug};
 use feed::keys::{self, Key};
 use feed::state::{DocumentState, Resolved, State};
 use feed::validate::{ChannelDraft, PlaylistDraft};
-use feed_store::{FeedStore, FeedStoreError, Outcome};
+use feed_store::{FeedStore, FeedStoreError, Outcome, check_size};
 use proto::limits::COMMIT_BYTES_MAX;
 use rand::RngExt as _;
 use uuid::Uuid;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::Gateway;
 use crate::answer::Answer;
 use crate::compute;
+use crate::deletions::Order;
 use crate::error::{ApiError, Mode, Task, Verb};
 use crate::idempotency::{RecallError, Repeatable};
 use crate::locks::Turn;
@@ -34,6 +35,9 @@ const ATTEMPTS_MAX: u32 = 16;
 const SLUGS_LOST_MAX: u32 = 64;
 /// Longest pause before an attempt; drawn anew each time, so that two writers do not keep step.
 const PAUSE_MAX: Duration = Duration::from_millis(25);
+/// Largest texts, accepted and applied, of the channels of a cascade together, in bytes: what one commit can hold of
+/// either.
+const CASCADE_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
 /// Channels of a cascade that are read at once.
 const CHANNELS_AT_ONCE: usize = 16;
 
@@ -61,8 +65,18 @@ enum Lost {
     Slug,
     /// The same request was answered meanwhile.
     Repeated,
-    /// Something that was read has changed since.
+    /// A playlist was deleted meanwhile, whichever.
+    Deletion,
+    /// Something else that was read has changed since.
     State,
+}
+
+/// A write that was accepted, if its commit happens.
+struct Judged {
+    /// Key of the written document's slug.
+    slug: Key,
+    answer: Answer,
+    commit: Commit,
 }
 
 impl Gateway {
@@ -89,8 +103,9 @@ impl Gateway {
             Draft::Channel(draft) => Write::CreateChannel { id, slug, draft },
         };
         let (mut attempts, mut slugs_lost) = (0, 0);
+        let mut order = Order::of(&write);
         loop {
-            match self.attempt(&write, Verb::Create, terms).await? {
+            match self.attempt(&write, Verb::Create, terms, order).await? {
                 Ok(answer) => {
                     draw.settle();
                     return Ok(answer);
@@ -108,6 +123,7 @@ impl Gateway {
                         return Ok(answer);
                     }
                 }
+                Err(Lost::Deletion) => order = Order::BeforeDeletions,
                 Err(Lost::State) => pause().await,
             }
             attempts += 1;
@@ -123,9 +139,15 @@ impl Gateway {
         let task = Task::Write(document.kind, verb, terms.mode);
         let turn = self.locks.turn(document).await.map_err(|_| ApiError::Contended(task))?;
         let mut turns = vec![turn];
+        let mut order = Order::of(&write);
         for attempt in 1..=ATTEMPTS_MAX {
-            if let Ok(answer) = self.attempt(&write, verb, terms).await? {
-                return Ok(answer);
+            match self.attempt(&write, verb, terms, order).await? {
+                Ok(answer) => return Ok(answer),
+                Err(Lost::Deletion) => {
+                    order = Order::BeforeDeletions;
+                    continue;
+                }
+                Err(Lost::Slug | Lost::Repeated | Lost::State) => {}
             }
             if attempt == 1
                 && let Write::DeletePlaylist(id) = write
@@ -189,16 +211,22 @@ impl Gateway {
         }
     }
 
-    async fn attempt(&self, write: &Write, verb: Verb, terms: &Terms) -> Result<Result<Answer, Lost>, ApiError> {
+    async fn attempt(
+        &self,
+        write: &Write,
+        verb: Verb,
+        terms: &Terms,
+        order: Order,
+    ) -> Result<Result<Answer, Lost>, ApiError> {
         let task = Task::Write(write.key().kind, verb, terms.mode);
         let refused = |refusal| ApiError::of_refusal(refusal, task);
         let failed = |error| ApiError::Store(task, error);
+        let _place = self.deletions.place(order).await;
         let state = self.state(write, terms.host.as_deref()).await.map_err(failed)?;
         let state = state.map_err(refused)?;
-        let accepted = state.documents.values().filter_map(DocumentState::accepted);
-        let bytes = terms.body_bytes + accepted.map(|content| content.document.text.len()).sum::<usize>();
-        let (slug, answer, commit) =
-            compute::over(bytes, || self.judge(write, verb, terms, &state)).map_err(refused)?;
+        let bytes = terms.body_bytes + state.documents.values().map(text_bytes).sum::<usize>();
+        let judged = compute::over(bytes, || self.judge(write, verb, terms, &state)).map_err(refused)?;
+        let Judged { slug, answer, commit } = judged.map_err(failed)?;
         match self.store.commit(commit, Vec::new()).await.map_err(failed)? {
             Outcome::Committed { .. } => Ok(Ok(answer)),
             Outcome::Conflict { failed, .. } => {
@@ -210,6 +238,8 @@ impl Gateway {
                     Lost::Repeated
                 } else if failed.contains(&slug) {
                     Lost::Slug
+                } else if failed.contains(&keys::playlist_deleted()) {
+                    Lost::Deletion
                 } else {
                     Lost::State
                 }))
@@ -217,8 +247,15 @@ impl Gateway {
         }
     }
 
-    /// Makes the new versions: the key of the written one's slug, the answer, and the commit that makes both true.
-    fn judge(&self, write: &Write, verb: Verb, terms: &Terms, state: &State) -> Result<(Key, Answer, Commit), Refusal> {
+    /// Makes the new versions, and what makes them true. The inner error is that it could not be done in one commit, now
+    /// or by a consumer later.
+    fn judge(
+        &self,
+        write: &Write,
+        verb: Verb,
+        terms: &Terms,
+        state: &State,
+    ) -> Result<Result<Judged, FeedStoreError>, Refusal> {
         let now_ms = self.clock.now_ms();
         let mut stamp = Stamp {
             now_ms,
@@ -231,6 +268,9 @@ impl Gateway {
             Mode::Applied => (Answer::applied(verb, written), commit_applied(&versions, write, state)),
             Mode::Queued => {
                 let operation = Uuid::new_v4();
+                if let Err(error) = check_size(&commit_to_apply(&versions, state, operation, now_ms)) {
+                    return Ok(Err(error));
+                }
                 let commit = commit_queued(&versions, write, state, operation, now_ms);
                 (Answer::queued(written, operation), commit)
             }
@@ -238,7 +278,11 @@ impl Gateway {
         if let Some(repeatable) = &terms.repeatable {
             repeatable.remember(&answer, &mut commit);
         }
-        Ok((keys::slug(written.key().kind, written.slug()), answer, commit))
+        Ok(Ok(Judged {
+            slug: keys::slug(written.key().kind, written.slug()),
+            answer,
+            commit,
+        }))
     }
 
     /// What the write is judged on. What guards it is read first, so that no change between the two goes unseen.
@@ -273,9 +317,8 @@ impl Gateway {
         let mut bytes = 0;
         for part in channels.chunks(CHANNELS_AT_ONCE) {
             let read = self.store.documents(part).await?;
-            let accepted = read.values().filter_map(DocumentState::accepted);
-            bytes += accepted.map(|content| content.document.text.len()).sum::<usize>();
-            if bytes > COMMIT_BYTES_MAX {
+            bytes += read.values().map(text_bytes).sum::<usize>();
+            if bytes > CASCADE_BYTES_MAX {
                 return Err(FeedStoreError::TooLarge);
             }
             state.documents.extend(read);
@@ -321,6 +364,13 @@ impl Gateway {
             .collect();
         Ok(())
     }
+}
+
+/// What the versions of a document take, in bytes of their texts.
+fn text_bytes(state: &DocumentState) -> usize {
+    let pending = state.pending.as_ref().and_then(|pending| pending.version.content());
+    let versions = state.applied.iter().chain(pending);
+    versions.map(|content| content.document.text.len()).sum()
 }
 
 async fn pause() {

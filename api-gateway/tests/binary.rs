@@ -146,6 +146,102 @@ fn a_request_in_flight_is_answered_before_the_end() {
     assert!(running.wait().success());
 }
 
+/// Sends all of a body before it reads, as most clients do, and gets to read the answer; then asks again.
+#[track_caller]
+fn check_answered_after_the_body(port: u16, request: &str, headers: &str, bytes: usize, status: u16) {
+    let request = format!("{request} HTTP/1.1\r\nhost: x\r\n{headers}");
+    let mut stream = connect(port, &format!("{request}content-length: {bytes}\r\n\r\n"));
+    stream
+        .write_all(&vec![b' '; bytes])
+        .expect("a body is taken to its end");
+    let answered = head(&mut stream);
+    assert!(
+        answered.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{request}{answered}"
+    );
+    let length = answered.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length = length.map_or(0, |length| length.parse().expect("a number"));
+    stream.read_exact(&mut vec![0; length]).expect("a whole answer");
+
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is still open");
+    assert!(head(&mut stream).starts_with("HTTP/1.1 200 "), "{request}");
+
+    let mut stream = connect(
+        port,
+        &format!("{request}transfer-encoding: chunked\r\n\r\n{bytes:x}\r\n"),
+    );
+    stream
+        .write_all(&vec![b' '; bytes])
+        .expect("a body is taken to its end");
+    stream.write_all(b"\r\n0\r\n\r\n").expect("and its end");
+    let answered = head(&mut stream);
+    assert!(
+        answered.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{request}{answered}"
+    );
+}
+
+#[test]
+fn whoever_sends_a_body_gets_to_read_the_answer() {
+    const PLAYLISTS: &str = "POST /api/v1/playlists";
+    const LARGE: usize = 2_600_000;
+    const ANYBODY_MAX: usize = 8 * 1024 * 1024;
+    const KNOWN: &str = "authorization: Bearer secret\r\n";
+    const WRONG: &str = "authorization: Bearer wrong\r\ncontent-type: application/json\r\n";
+    let (_running, _stdout, port) = ready();
+    let known_json = format!("{KNOWN}content-type: application/json\r\n");
+    check_answered_after_the_body(port, PLAYLISTS, "", LARGE, 401);
+    check_answered_after_the_body(port, PLAYLISTS, WRONG, LARGE, 401);
+    check_answered_after_the_body(port, PLAYLISTS, WRONG, ANYBODY_MAX, 401);
+    check_answered_after_the_body(port, PLAYLISTS, KNOWN, LARGE, 400);
+    check_answered_after_the_body(port, "POST /nowhere", &known_json, LARGE, 404);
+    check_answered_after_the_body(port, "PUT /api/v1/playlists", &known_json, LARGE, 404);
+    check_answered_after_the_body(port, "PUT /api/v1/playlists/a_b", &known_json, LARGE, 400);
+    check_answered_after_the_body(port, "PATCH /api/v1/channels/a_b", &known_json, LARGE, 400);
+    check_answered_after_the_body(port, "DELETE /api/v1/channels/a_b", KNOWN, LARGE, 400);
+    check_answered_after_the_body(port, "GET /nowhere", "", LARGE, 404);
+    check_answered_after_the_body(port, "OPTIONS /nowhere", "", 1, 204);
+    let no_key = format!("{known_json}idempotency-key: a b\r\n");
+    check_answered_after_the_body(port, PLAYLISTS, &no_key, LARGE, 400);
+    check_answered_after_the_body(port, PLAYLISTS, &known_json, ANYBODY_MAX + 1, 413);
+    check_answered_after_the_body(port, PLAYLISTS, &known_json, 3 * ANYBODY_MAX, 413);
+}
+
+#[test]
+fn bodies_that_would_not_be_read_anyway_are_not_waited_for() {
+    let (_running, _stdout, port) = ready();
+    let known = "authorization: Bearer secret\r\ncontent-type: application/json\r\n";
+    for (headers, bytes, status) in [
+        ("", 8 * 1024 * 1024 + 1, 401),
+        ("expect: 100-continue\r\n", 10, 401),
+        (known, 64 * 1024 * 1024 + 1, 413),
+        (&format!("{known}expect: 100-continue\r\n"), 8 * 1024 * 1024 + 1, 413),
+    ] {
+        let request = format!("POST /api/v1/playlists HTTP/1.1\r\nhost: x\r\n{headers}content-length: {bytes}\r\n\r\n");
+        let mut stream = connect(port, &request);
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer, and then the end");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}{answer}");
+    }
+}
+
+#[test]
+fn heads_are_bounded() {
+    let (_running, _stdout, port) = ready();
+    let status = |headers: &str| {
+        let request = format!("GET /health HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
+        head(&mut connect(port, &request))[..12].to_owned()
+    };
+    let many = |count: usize| "x: y\r\n".repeat(count - 1);
+    assert_eq!(status(&many(100)), "HTTP/1.1 200");
+    assert_eq!(status(&many(101)), "HTTP/1.1 431");
+    let long = |bytes: usize| format!("x: {}\r\n", "y".repeat(bytes));
+    assert_eq!(status(&long(60 * 1024)), "HTTP/1.1 200");
+    assert_eq!(status(&long(65 * 1024)), "HTTP/1.1 431");
+}
+
 #[test]
 fn what_stops_it_is_one_sentence() {
     check_refused(&[("API_SECRET", "")], "API_SECRET is not set");

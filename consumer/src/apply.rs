@@ -3,9 +3,7 @@
 
 use feed::apply::{Tally, apply_owned};
 use feed::commit::Commit;
-use feed::keys;
-use feed::operation::{OPERATION_KEPT_MS, OperationMessage, OperationRecord, OperationState};
-use feed::time;
+use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed_store::{FeedStore, FeedStoreError, Outcome};
 use proto::v1;
 use proto::v1::settlement::{Ack, Action, Dead};
@@ -49,7 +47,7 @@ pub(crate) async fn apply(
         } else {
             OperationState::Superseded
         };
-        record(message, state, None, clock, &mut commit);
+        OperationRecord::ended(message, state, None, clock.now_ms()).put(&mut commit);
         match store
             .commit(commit, vec![settlement(receipt, Action::Ack(Ack {}))])
             .await?
@@ -72,7 +70,7 @@ pub(crate) async fn bury(
     reason: &str,
 ) -> Result<(), FeedStoreError> {
     let mut commit = Commit::default();
-    record(message, OperationState::Failed, Some(reason), clock, &mut commit);
+    OperationRecord::ended(message, OperationState::Failed, Some(reason), clock.now_ms()).put(&mut commit);
     let dead = Action::Dead(Dead {
         reason: reason.to_owned(),
     });
@@ -85,13 +83,4 @@ pub(crate) fn settlement(receipt: &[u8], action: Action) -> v1::Settlement {
         receipt: receipt.to_vec().into(),
         action: Some(action),
     }
-}
-
-fn record(message: &OperationMessage, state: OperationState, reason: Option<&str>, clock: &Clock, commit: &mut Commit) {
-    let record = OperationRecord {
-        finished_at: Some(time::to_text(clock.now_ms())),
-        reason: reason.map(str::to_owned),
-        ..OperationRecord::new(message, state)
-    };
-    commit.put_for(keys::operation(message.operation), record.to_text(), OPERATION_KEPT_MS);
 }

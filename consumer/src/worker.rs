@@ -29,8 +29,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A lease is extended when this part of it is over.
 const EXTEND_PART: u32 = 3;
-/// A message that failed at this attempt is given up; the queue's own default limit.
-const ATTEMPTS_MAX: u32 = 10;
+/// A message that failed at this attempt is given up. One less than the queue's own limit: the delivery after it is for
+/// giving up a message whose consumers all died over it, so that its operation is recorded as failed.
+const ATTEMPTS_MAX: u32 = 9;
 /// When told to stop, what is being worked on may take this long; what is left then is applied by another consumer when
 /// its lease has run out.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -154,6 +155,9 @@ impl Worker {
             _ => "",
         };
         match OperationMessage::parse(text) {
+            Ok(operation) if message.attempt > ATTEMPTS_MAX => {
+                self.give_up(&operation, &receipt, &message.last_error).await;
+            }
             Ok(operation) => self.handle_operation(&operation, message.attempt, &receipt).await,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "message buried");
@@ -191,13 +195,7 @@ impl Worker {
         };
         let reason = describe(&error);
         if attempt >= ATTEMPTS_MAX && !is_transient(&error) {
-            tracing::error!(operation.id = %operation.operation, reason, "operation failed for good");
-            if let Err(error) = bury(&self.store, &self.clock, operation, receipt, &reason).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "message not buried; its lease will run out"
-                );
-            }
+            self.give_up(operation, receipt, &reason).await;
         } else {
             tracing::warn!(operation.id = %operation.operation, reason, "operation put back");
             self.settle(
@@ -209,6 +207,16 @@ impl Worker {
                 }),
             )
             .await;
+        }
+    }
+
+    async fn give_up(&self, operation: &OperationMessage, receipt: &[u8], reason: &str) {
+        tracing::error!(operation.id = %operation.operation, reason, "operation failed for good");
+        if let Err(error) = bury(&self.store, &self.clock, operation, receipt, reason).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "message not buried; its lease will run out"
+            );
         }
     }
 

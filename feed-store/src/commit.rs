@@ -5,7 +5,9 @@ use std::time::Duration as StdDuration;
 use feed::commit::{Change, Commit, Expect};
 use feed::keys::Key;
 use prost_types::Duration;
-use proto::limits::{COMMIT_BYTES_MAX, COMMIT_CHECKS_MAX, COMMIT_MUTATIONS_MAX};
+use proto::limits::{
+    COMMIT_BYTES_MAX, COMMIT_CHECKS_MAX, COMMIT_MUTATIONS_MAX, MESSAGE_BODY_BYTES_MAX, VALUE_BYTES_MAX,
+};
 use proto::v1;
 use proto::v1::commit_response::Outcome as Answer;
 
@@ -67,19 +69,38 @@ impl FeedStore {
     }
 }
 
+/// Refuses what the storage service would not take as one commit, by the same count: keys, values, metadata and the
+/// message added up. [`FeedStore::commit`] asks it too; ask before that of a commit that somebody else is to make later.
+pub fn check_size(commit: &Commit) -> Result<(), FeedStoreError> {
+    let message = commit.message.as_ref().map_or(0, String::len);
+    let mut bytes = message;
+    let mut is_value_too_large = false;
+    for (key, change) in &commit.changes {
+        bytes += key.key.len();
+        if let Change::Put { text, metadata, .. } = change {
+            let metadata = metadata.iter().map(|(name, value)| name.len() + value.len());
+            bytes += text.len() + metadata.sum::<usize>();
+            is_value_too_large |= text.len() > VALUE_BYTES_MAX;
+        }
+    }
+    if bytes > COMMIT_BYTES_MAX
+        || is_value_too_large
+        || message > MESSAGE_BODY_BYTES_MAX
+        || commit.changes.len() > COMMIT_MUTATIONS_MAX
+        || commit.checks.len() > COMMIT_CHECKS_MAX
+    {
+        return Err(FeedStoreError::TooLarge);
+    }
+    Ok(())
+}
+
 fn request(commit: Commit, settlements: Vec<v1::Settlement>) -> Result<v1::CommitRequest, FeedStoreError> {
+    check_size(&commit)?;
     let Commit {
         checks,
         changes,
         message,
     } = commit;
-    let bytes: usize = changes
-        .iter()
-        .map(|(key, change)| key.key.len() + change_bytes(change))
-        .sum();
-    if bytes > COMMIT_BYTES_MAX || changes.len() > COMMIT_MUTATIONS_MAX || checks.len() > COMMIT_CHECKS_MAX {
-        return Err(FeedStoreError::TooLarge);
-    }
     let checks = checks.into_iter().map(|check| v1::Check {
         namespace: check.key.namespace.to_owned(),
         key: check.key.key,
@@ -100,19 +121,6 @@ fn request(commit: Commit, settlements: Vec<v1::Settlement>) -> Result<v1::Commi
         settlements,
         request_id: uuid::Uuid::new_v4().to_string(),
     })
-}
-
-fn change_bytes(change: &Change) -> usize {
-    match change {
-        Change::Put { text, metadata, .. } => {
-            text.len()
-                + metadata
-                    .iter()
-                    .map(|(name, value)| name.len() + value.len())
-                    .sum::<usize>()
-        }
-        Change::Delete => 0,
-    }
 }
 
 fn mutation((key, change): (Key, Change)) -> v1::Mutation {

@@ -53,12 +53,11 @@ impl FeedStore {
         };
         let mut place = parse_place(&item_key, &record)?;
         for _ in 0..ITEM_ATTEMPTS_MAX {
-            // The place is read again beside the document: in one snapshot the two agree.
+            // The place is read again beside the document: in one snapshot the two agree. It is far smaller than a
+            // document, which is smaller than an answer: one holds both.
             let document_key = document_key(place.playlist);
-            let mut entries = self
-                .entries(&[item_key.clone(), document_key.clone()], Values::Included)
-                .await?
-                .into_iter();
+            let group = vec![item_key.clone(), document_key.clone()];
+            let mut entries = self.groups(&[group], Values::Included).await?.into_iter().flatten();
             let mut next = || entries.next().flatten();
             let (Some(record), document) = (next(), next()) else {
                 return Ok(None);
@@ -131,6 +130,10 @@ impl FeedStore {
     }
 
     /// Merges the spines of a channel's playlists, reading only those that reach into the page.
+    ///
+    /// References, spans and spines may be of different moments, which does no harm: a row of a spine is printed only if
+    /// the document still has the item there, else the page is read anew; and what came since an earlier one of them was
+    /// read need not be in the page, which began before.
     async fn channel_item_rows(
         &self,
         channel: DocumentId,

@@ -9,11 +9,13 @@ mod commit;
 mod items;
 mod lists;
 mod load;
+mod owned;
+mod snapshot;
 
-pub use commit::Outcome;
+pub use commit::{Outcome, check_size};
 pub use items::ItemList;
 pub use lists::{DocumentList, Page};
-pub use load::Links;
+pub use load::{Links, STATE_BYTES_MAX};
 
 use proto::client::{ClientError, StorageClient};
 
@@ -41,7 +43,8 @@ pub enum FeedStoreError {
         #[source]
         fault: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The commit is larger than the storage service takes. Nothing was written.
+    /// The commit is larger than the storage service takes, or what it would be made of is more than anybody should hold
+    /// at once. Nothing was written.
     #[error("the write is too large for one commit")]
     TooLarge,
 }

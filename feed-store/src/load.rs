@@ -6,12 +6,19 @@ use std::str::FromStr;
 use feed::id::{DocumentId, DocumentKey, Kind, SLUG_LENGTH_MAX, Slug};
 use feed::keys::{self, Key};
 use feed::record::{Record, accepted_playlist, document_keys, document_state};
+use feed::slug::{self, NUMBERS};
 use feed::state::{DocumentState, PlaylistRef};
 use proto::client::Content as Values;
-use proto::limits::{BATCH_GET_KEYS_MAX, SCAN_ROWS_MAX};
+use proto::limits::{BATCH_GET_KEYS_MAX, COMMIT_BYTES_MAX, SCAN_ROWS_MAX};
 use proto::v1;
 
 use crate::{FeedStore, FeedStoreError};
+
+/// Largest texts of documents that are loaded together, applied and pending ones added up, in bytes: as much as one commit
+/// could hold of either.
+pub const STATE_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
+/// Records of one document.
+const DOCUMENT_RECORDS: usize = 4;
 
 /// The channels whose accepted versions refer to a playlist.
 #[derive(Debug)]
@@ -23,20 +30,46 @@ pub struct Links {
 }
 
 impl FeedStore {
-    /// The state of each document, applied and pending. Documents that do not exist are there with an empty state.
+    /// The state of each document, applied and pending. Documents that do not exist are there with an empty state. More
+    /// than [`STATE_BYTES_MAX`] of texts is [`FeedStoreError::TooLarge`].
+    ///
+    /// What is said of one document is of one moment; two documents may be of two.
     pub async fn documents(
         &self,
         documents: &[DocumentKey],
     ) -> Result<BTreeMap<DocumentKey, DocumentState>, FeedStoreError> {
-        let wanted: Vec<_> = documents.iter().flat_map(|key| document_keys(*key)).collect();
-        let mut entries = self.entries(&wanted, Values::Included).await?.into_iter();
         let mut states = BTreeMap::new();
-        for key in documents {
-            let records = std::array::from_fn(|_| entries.next().flatten().map(record));
-            let state = document_state(*key, records).map_err(|fault| malformed(&keys::document(*key), fault))?;
-            states.insert(*key, state);
+        let mut bytes = 0;
+        let mut rest = documents;
+        while !rest.is_empty() {
+            let loaded = self.first_documents(rest).await?;
+            rest = &rest[loaded.len()..];
+            bytes += loaded.iter().map(|(_, state)| text_bytes(state)).sum::<usize>();
+            if bytes > STATE_BYTES_MAX {
+                return Err(FeedStoreError::TooLarge);
+            }
+            states.extend(loaded);
         }
         Ok(states)
+    }
+
+    /// The state of as many documents, from the first on, as one answer holds; at least one.
+    pub(crate) async fn first_documents(
+        &self,
+        documents: &[DocumentKey],
+    ) -> Result<Vec<(DocumentKey, DocumentState)>, FeedStoreError> {
+        let documents = &documents[..documents.len().min(BATCH_GET_KEYS_MAX / DOCUMENT_RECORDS)];
+        // The lists of references, of some 50 KiB each, and one text of 8 MiB do not reach the 16 MiB that end an answer,
+        // and the other text comes last: whatever a document is, one answer holds all of it.
+        let wanted: Vec<_> = documents.iter().map(|key| document_keys(*key).to_vec()).collect();
+        let groups = self.first_groups(&wanted, Values::Included).await?;
+        let loaded = documents.iter().zip(groups).map(|(key, group)| {
+            let mut entries = group.into_iter();
+            let records: [_; DOCUMENT_RECORDS] = std::array::from_fn(|_| entries.next().flatten().map(record));
+            let state = document_state(*key, records).map_err(|fault| malformed(&keys::document(*key), fault))?;
+            Ok((*key, state))
+        });
+        loaded.collect()
     }
 
     /// The id that a slug stands for, pending documents included.
@@ -76,31 +109,22 @@ impl FeedStore {
         &self,
         ids: &BTreeSet<DocumentId>,
     ) -> Result<(BTreeMap<DocumentId, PlaylistRef>, u64), FeedStoreError> {
-        let mut wanted = vec![keys::playlist_deleted()];
-        for id in ids {
-            let key = DocumentKey {
-                kind: Kind::Playlist,
-                id: *id,
-            };
-            wanted.push(keys::document(key));
-            wanted.push(keys::pending(key));
-        }
-        let mut entries = self.entries(&wanted, Values::Omitted).await?.into_iter();
-        let mut next = || entries.next().flatten();
-        let deleted_revision = next().map_or(0, |entry| entry.revision);
+        // The two records of a playlist are of one moment: a queued create that was applied between them would look like
+        // no playlist at all.
+        let records = ids.iter().map(|id| {
+            let playlist = playlist_key(*id);
+            vec![keys::document(playlist), keys::pending(playlist)]
+        });
+        let wanted: Vec<_> = std::iter::once(vec![keys::playlist_deleted()]).chain(records).collect();
+        let mut groups = self.groups(&wanted, Values::Omitted).await?.into_iter();
+        let deleted = groups.next().and_then(|group| group.into_iter().next().flatten());
+        let deleted_revision = deleted.map_or(0, |entry| entry.revision);
         let mut found = BTreeMap::new();
-        for id in ids {
-            let (applied, pending) = (next().map(record), next().map(record));
-            let accepted = accepted_playlist(*id, applied, pending);
-            let accepted = accepted.map_err(|fault| {
-                malformed(
-                    &keys::document(DocumentKey {
-                        kind: Kind::Playlist,
-                        id: *id,
-                    }),
-                    fault,
-                )
-            })?;
+        for (id, group) in ids.iter().zip(groups) {
+            let mut records = group.into_iter().map(|entry| entry.map(record));
+            let (applied, pending) = (records.next().flatten(), records.next().flatten());
+            let accepted = accepted_playlist(*id, applied, pending)
+                .map_err(|fault| malformed(&keys::document(playlist_key(*id)), fault))?;
             found.extend(accepted.map(|reference| (*id, reference)));
         }
         Ok((found, deleted_revision))
@@ -140,45 +164,14 @@ impl FeedStore {
         }
     }
 
-    /// The slugs of one base that are taken, as their parts behind the base.
-    pub async fn taken_slugs(&self, kind: Kind, base: &str) -> Result<Vec<String>, FeedStoreError> {
-        let prefix = keys::slugs_of_base(kind, base);
-        let mut taken = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let page = self
-                .client
-                .scan(v1::ScanRequest {
-                    selector: Some(prefix_selector(&prefix)),
-                    page_size: i32::try_from(SCAN_ROWS_MAX).unwrap_or(i32::MAX),
-                    page_token,
-                    omit_values: true,
-                    ..Default::default()
-                })
-                .await?;
-            let entries = page.rows.into_iter().filter_map(|row| row.entry);
-            taken.extend(entries.filter_map(|entry| entry.key.strip_prefix(&prefix.key).map(str::to_owned)));
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return Ok(taken);
-            }
-        }
-    }
-
-    /// Any number of keys, in order.
-    pub async fn entries(&self, wanted: &[Key], values: Values) -> Result<Vec<Option<v1::Entry>>, FeedStoreError> {
-        let mut entries = Vec::with_capacity(wanted.len());
-        for part in wanted.chunks(BATCH_GET_KEYS_MAX) {
-            let refs: Vec<_> = part
-                .iter()
-                .map(|key| v1::KeyRef {
-                    namespace: key.namespace.to_owned(),
-                    key: key.key.clone(),
-                })
-                .collect();
-            entries.extend(self.client.batch_get(&refs, values).await?.entries);
-        }
-        Ok(entries)
+    /// The numbers of a slug's base that are taken. Costs the same few calls however many slugs begin like it.
+    pub async fn taken_numbers(&self, kind: Kind, base: &str) -> Result<BTreeSet<u16>, FeedStoreError> {
+        let wanted: Vec<_> = NUMBERS
+            .map(|number| keys::slug(kind, &slug::numbered(base, number)))
+            .collect();
+        let entries = self.entries(&wanted, Values::Omitted).await?;
+        let taken = NUMBERS.zip(entries);
+        Ok(taken.filter_map(|(number, entry)| entry.map(|_| number)).collect())
     }
 }
 
@@ -188,6 +181,20 @@ pub(crate) fn prefix_selector(prefix: &Key) -> v1::Selector {
         namespace: prefix.namespace.to_owned(),
         keys: Some(v1::selector::Keys::Prefix(prefix.key.clone())),
     }
+}
+
+fn playlist_key(id: DocumentId) -> DocumentKey {
+    DocumentKey {
+        kind: Kind::Playlist,
+        id,
+    }
+}
+
+/// What the versions of a document take, in bytes of their texts.
+fn text_bytes(state: &DocumentState) -> usize {
+    let pending = state.pending.as_ref().and_then(|pending| pending.version.content());
+    let versions = state.applied.iter().chain(pending);
+    versions.map(|content| content.document.text.len()).sum()
 }
 
 fn record(entry: v1::Entry) -> Record {

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::apply::{META_CREATED, META_ORIGIN, apply, clear_pending};
+use crate::apply::{META_CREATED, META_ORIGIN, apply, apply_owned, clear_pending};
 use crate::commit::Commit;
 use crate::document::{Document, Stamp};
 use crate::id::{DocumentId, DocumentKey, Kind, Slug};
 use crate::keys;
-use crate::operation::{OPERATION_KEPT_MS, OperationMessage, OperationRecord, OperationState};
-use crate::state::{Content, DocumentState, OperationId, Origin, Refs, Resolved, State, Version};
+use crate::operation::{OperationMessage, OperationRecord, OperationState};
+use crate::state::{Content, DocumentState, OperationId, Origin, Pending, Refs, Resolved, State, Version};
 use crate::time;
 use crate::validate::{ChannelDraft, ChannelPatch, PlaylistDraft, PlaylistPatch};
 
@@ -220,15 +220,37 @@ pub fn commit_queued(
             }
         }
     }
-    let message = OperationMessage {
+    let message = message(versions, operation, now_ms);
+    OperationRecord::new(&message, OperationState::Accepted).put(&mut commit);
+    commit.message = Some(message.to_text());
+    commit
+}
+
+/// The commit by which a consumer will apply the versions that [`commit_queued`] accepts, but for the revisions that it
+/// expects. It can be larger than the accepting one, and whoever accepts the versions must know that it is possible:
+/// until then only newer accepted versions, each judged in its turn, can change what it is made of.
+#[must_use]
+pub fn commit_to_apply(versions: &[Version], state: &State, operation: OperationId, now_ms: i64) -> Commit {
+    let accepted = versions.iter().map(|version| {
+        let pending = Some(Pending {
+            operation,
+            version: version.clone(),
+        });
+        let before = state.document(version.key());
+        (version.key(), DocumentState { pending, ..before })
+    });
+    let (mut commit, _) = apply_owned(operation, &accepted.collect());
+    let message = message(versions, operation, now_ms);
+    OperationRecord::ended(&message, OperationState::Applied, None, now_ms).put(&mut commit);
+    commit
+}
+
+fn message(versions: &[Version], operation: OperationId, now_ms: i64) -> OperationMessage {
+    OperationMessage {
         operation,
         accepted_at: time::to_text(now_ms),
         documents: versions.iter().map(Version::key).collect(),
-    };
-    let record = OperationRecord::new(&message, OperationState::Accepted);
-    commit.put_for(keys::operation(operation), record.to_text(), OPERATION_KEPT_MS);
-    commit.message = Some(message.to_text());
-    commit
+    }
 }
 
 /// What both forms share: that nothing read has changed since, slugs, links, and the mark of a deletion.

@@ -79,12 +79,6 @@ pub fn slug(kind: Kind, slug: &Slug) -> Key {
     Key::new(namespace(kind), format!("slug/{slug}"))
 }
 
-/// Prefix of all slugs of one base.
-#[must_use]
-pub fn slugs_of_base(kind: Kind, base: &str) -> Key {
-    Key::new(namespace(kind), format!("slug/{base}-"))
-}
-
 /// Entry of the index by time; none for a document that no list can place.
 #[must_use]
 pub fn created(kind: Kind, created_ms: Option<i64>, id: DocumentId) -> Option<Key> {

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::commit::Commit;
 use crate::id::{DocumentKey, Kind};
+use crate::keys;
 use crate::state::{Malformed, OperationId};
+use crate::time;
 
 /// A record is kept this long after it was written last: 7 days, in ms. An operation that waits longer than that is
 /// still applied; its record is then written anew.
@@ -59,6 +62,21 @@ impl OperationRecord {
             finished_at: None,
             reason: None,
         }
+    }
+
+    /// The record of an operation that ended at `now_ms`.
+    #[must_use]
+    pub fn ended(message: &OperationMessage, state: OperationState, reason: Option<&str>, now_ms: i64) -> Self {
+        Self {
+            finished_at: Some(time::to_text(now_ms)),
+            reason: reason.map(str::to_owned),
+            ..Self::new(message, state)
+        }
+    }
+
+    /// Adds the record to a commit; it is gone [`OPERATION_KEPT_MS`] later.
+    pub fn put(&self, commit: &mut Commit) {
+        commit.put_for(keys::operation(self.id), self.to_text(), OPERATION_KEPT_MS);
     }
 
     /// As stored and as answered.

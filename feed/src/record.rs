@@ -27,21 +27,22 @@ impl Record {
     }
 }
 
-/// The keys that hold the state of a document, in the order that [`document_state`] takes their records.
+/// The keys that hold the state of a document, in the order that [`document_state`] takes their records: what is small
+/// first, so that what ends an answer for its size can only be a text.
 #[must_use]
 pub fn document_keys(document: DocumentKey) -> [Key; 4] {
     // A playlist has no references; asking for a channel of its id finds none.
     [
-        keys::document(document),
-        keys::pending(document),
         keys::refs(document.id),
         keys::pending_refs(document.id),
+        keys::document(document),
+        keys::pending(document),
     ]
 }
 
 /// The state of a document, from the records of [`document_keys`].
 pub fn document_state(document: DocumentKey, records: [Option<Record>; 4]) -> Result<DocumentState, Malformed> {
-    let [applied, pending, refs, pending_refs] = records;
+    let [refs, pending_refs, applied, pending] = records;
     let revision = |record: &Option<Record>| record.as_ref().map_or(0, |record| record.revision);
     Ok(DocumentState {
         applied_revision: revision(&applied),

@@ -80,19 +80,21 @@ pub fn number_of(base: &str, slug: &str) -> Option<u16> {
     if is_number { digits.parse().ok() } else { None }
 }
 
+/// The slug of this base and number. A base longer than [`BASE_LENGTH_MAX`] is cut.
+#[must_use]
+pub fn numbered(base: &str, number: u16) -> Slug {
+    let base = cut(base, BASE_LENGTH_MAX);
+    format!("{base}-{number}")
+        .parse()
+        .expect("a base is letters, digits and hyphens")
+}
+
 fn with_tail(base: &str, rng: &mut dyn Rng) -> Slug {
     let base = cut(base, BASE_LENGTH_MAX - 1 - TAIL_LENGTH);
     let tail: String = (0..TAIL_LENGTH)
         .map(|_| char::from(TAIL_ALPHABET[rng.random_range(0..TAIL_ALPHABET.len())]))
         .collect();
     numbered(&format!("{base}-{tail}"), rng.random_range(NUMBERS))
-}
-
-fn numbered(base: &str, number: u16) -> Slug {
-    let base = cut(base, BASE_LENGTH_MAX);
-    format!("{base}-{number}")
-        .parse()
-        .expect("a base is letters, digits and hyphens")
 }
 
 /// At most `length_max` bytes of a base, not ending in a hyphen.

@@ -91,15 +91,6 @@ pub enum Content {
     Omitted,
 }
 
-/// What several keys held.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// One for each key asked for, in order.
-    pub entries: Vec<Option<v1::Entry>>,
-    /// The store's revision when the first of them was read.
-    pub store_revision: u64,
-}
-
 /// A handle on the storage service; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct StorageClient {
@@ -164,25 +155,21 @@ impl StorageClient {
         )
     }
 
-    /// Reads up to [`BATCH_GET_KEYS_MAX`] keys, from one snapshot as long as one answer holds them. When the values are
-    /// too many bytes for that the rest is read a moment later: an entry whose revision is above the snapshot's
-    /// `store_revision` has changed since.
-    pub async fn batch_get(&self, keys: &[v1::KeyRef], content: Content) -> Result<Snapshot, ClientError> {
-        debug_assert!(keys.len() <= BATCH_GET_KEYS_MAX, "the caller bounds its batches");
-        if keys.is_empty() {
-            return Err(ClientError::Contract("a batch has a key"));
-        }
-        let mut snapshot = self.batch_get_part(keys, content).await?;
-        while snapshot.entries.len() < keys.len() {
-            let part = self.batch_get_part(&keys[snapshot.entries.len()..], content).await?;
-            snapshot.entries.extend(part.entries);
-        }
-        Ok(snapshot)
-    }
-
-    async fn batch_get_part(&self, keys: &[v1::KeyRef], content: Content) -> Result<Snapshot, ClientError> {
+    /// Reads 1 to [`BATCH_GET_KEYS_MAX`] keys from one snapshot: what the first of them held, in order, at least one, and
+    /// all unless they are more than one answer takes (it ends after the one that reaches
+    /// [`BATCH_GET_BYTES`](crate::limits::BATCH_GET_BYTES)). Asking for the rest reads a later snapshot.
+    pub async fn batch_get(
+        &self,
+        keys: Vec<v1::KeyRef>,
+        content: Content,
+    ) -> Result<Vec<Option<v1::Entry>>, ClientError> {
+        debug_assert!(
+            (1..=BATCH_GET_KEYS_MAX).contains(&keys.len()),
+            "the caller bounds its batches"
+        );
+        let asked = keys.len();
         let message = v1::BatchGetRequest {
-            keys: keys.to_vec(),
+            keys,
             omit_values: content == Content::Omitted,
             as_bytes: false,
         };
@@ -193,15 +180,12 @@ impl StorageClient {
             |request| async move { kv.batch_get(request).await },
         )
         .await?;
-        if answer.items.is_empty() || answer.items.len() > keys.len() {
+        if answer.items.is_empty() || answer.items.len() > asked {
             return Err(ClientError::Contract(
                 "a batch answers at least one and at most all of its keys",
             ));
         }
-        Ok(Snapshot {
-            entries: answer.items.into_iter().map(|item| item.entry).collect(),
-            store_revision: answer.store_revision,
-        })
+        Ok(answer.items.into_iter().map(|item| item.entry).collect())
     }
 
     /// One page of a prefix or range.

@@ -3,6 +3,7 @@
 mod accepted;
 mod channels;
 mod commands;
+mod contention;
 mod corpus;
 mod idempotency;
 mod items;

@@ -38,6 +38,15 @@ pub(crate) fn expect_error(answer: &Answer, status: u16, code: &str, message: &s
     assert_eq!(answer.header("access-control-allow-origin"), "*");
 }
 
+/// What the body of an update is called: PUT takes what POST takes.
+fn data_of(method: &Method) -> &'static str {
+    if *method == Method::PATCH {
+        "update data"
+    } else {
+        "data"
+    }
+}
+
 /// A feed, and the value of its `Authorization`.
 pub(crate) async fn start() -> (TestFeed, FeedClient, String) {
     let feed = TestFeed::start(Form::OneProcess).await;
@@ -135,9 +144,19 @@ async fn ids_then_json_then_members_then_schema_then_existence() {
             for method in [Method::PUT, Method::PATCH] {
                 let answer = send(&client, method.clone(), &path, &headers, "{").await;
                 expect_error(&answer, 400, "invalid_json", INVALID_JSON);
-                let answer = send(&client, method, &path, &headers, "[]").await;
-                let message = format!("Invalid {kind} update data: : Expected object, received array");
+                let answer = send(&client, method.clone(), &path, &headers, "[]").await;
+                let data = data_of(&method);
+                let message = format!("Invalid {kind} {data}: : Expected object, received array");
                 expect_error(&answer, 400, "validation_error", &message);
+                let answer = send(&client, method, &path, &headers, r#"{"title":2}"#).await;
+                let message = format!("Invalid {kind} {data}: ");
+                assert!(answer.member("message").starts_with(&message), "{answer:?}");
+                assert!(
+                    answer
+                        .member("message")
+                        .contains("title: Expected string, received number"),
+                    "{answer:?}"
+                );
             }
             let answer = send(&client, Method::PATCH, &path, &headers, "null").await;
             expect_error(&answer, 400, "invalid_json", INVALID_JSON);
@@ -289,7 +308,7 @@ async fn every_problem_of_a_body_is_named() {
         Method::PUT,
         &format!("{CHANNELS}/{NOBODY}"),
         json!({"title": "x", "playlists": ["ftp://x/y"]}),
-        "Invalid channel update data: playlists.0: Invalid",
+        "Invalid channel data: playlists.0: Invalid",
     )
     .await;
     let created = client

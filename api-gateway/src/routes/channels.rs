@@ -53,7 +53,7 @@ async fn replace(
     wishes: Wishes,
     payload: Payload,
 ) -> Result<Answer, ApiError> {
-    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let task = Task::Write(KIND, Verb::Replace, wishes.mode);
     let reference = reference(id, KIND)?;
     let bytes = payload.bytes().await?;
     let draft = draft(&bytes, task)?;
@@ -61,7 +61,7 @@ async fn replace(
     gateway
         .change(
             Write::ReplaceChannel(id, draft),
-            Verb::Update,
+            Verb::Replace,
             &wishes.terms(bytes.len()),
         )
         .await
@@ -73,13 +73,13 @@ async fn patch(
     wishes: Wishes,
     payload: Payload,
 ) -> Result<Answer, ApiError> {
-    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let task = Task::Write(KIND, Verb::Patch, wishes.mode);
     let reference = reference(id, KIND)?;
     let bytes = payload.bytes().await?;
     let patch = parse_patch(&bytes, task)?;
     let id = identify(&gateway, KIND, &reference, task).await?;
     gateway
-        .change(Write::PatchChannel(id, patch), Verb::Update, &wishes.terms(bytes.len()))
+        .change(Write::PatchChannel(id, patch), Verb::Patch, &wishes.terms(bytes.len()))
         .await
 }
 

@@ -116,6 +116,7 @@ pub(super) async fn list(gateway: &Gateway, kind: Kind, query: Option<&str>) -> 
         Filter::Channel(channel) => DocumentList::Members(channel),
         Filter::Nobody(_) => return Ok(ListQuery::empty_page()),
     };
+    let _turn = gateway.outgoing.page().await;
     let page = gateway
         .store
         .document_page(list, query.sort, after, query.limit, LIST_BYTES_MAX);

@@ -30,6 +30,7 @@ async fn list(State(gateway): State<Gateway>, RawQuery(query): RawQuery) -> Resu
         Filter::Channel(channel) => ItemList::Channel(channel),
         Filter::Nobody(_) => return Ok(ListQuery::empty_page()),
     };
+    let _turn = gateway.outgoing.page().await;
     let page = gateway
         .store
         .item_page(list, query.sort, after, query.limit, LIST_BYTES_MAX);

@@ -49,7 +49,7 @@ async fn replace(
     wishes: Wishes,
     payload: Payload,
 ) -> Result<Answer, ApiError> {
-    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let task = Task::Write(KIND, Verb::Replace, wishes.mode);
     let reference = reference(id, KIND)?;
     let bytes = payload.bytes().await?;
     let draft = draft(&bytes, task)?;
@@ -57,7 +57,7 @@ async fn replace(
     gateway
         .change(
             Write::ReplacePlaylist(id, draft),
-            Verb::Update,
+            Verb::Replace,
             &wishes.terms(bytes.len()),
         )
         .await
@@ -69,17 +69,13 @@ async fn patch(
     wishes: Wishes,
     payload: Payload,
 ) -> Result<Answer, ApiError> {
-    let task = Task::Write(KIND, Verb::Update, wishes.mode);
+    let task = Task::Write(KIND, Verb::Patch, wishes.mode);
     let reference = reference(id, KIND)?;
     let bytes = payload.bytes().await?;
     let patch = parse_patch(&bytes, task)?;
     let id = identify(&gateway, KIND, &reference, task).await?;
     gateway
-        .change(
-            Write::PatchPlaylist(id, patch),
-            Verb::Update,
-            &wishes.terms(bytes.len()),
-        )
+        .change(Write::PatchPlaylist(id, patch), Verb::Patch, &wishes.terms(bytes.len()))
         .await
 }
 

@@ -1,0 +1,245 @@
+//! Large answers on their way out. Bounds the memory that they hold over all connections, and lets go of those that their
+//! readers do not take. Knows nothing of what they say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use http_body_util::BodyExt as _;
+use http_body_util::channel::{Channel, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::error::ApiError;
+
+/// Larger answers are sent in parts of this size, in bytes; those up to it at once, and they count for nothing.
+pub(crate) const PART_BYTES: usize = 64 * 1024;
+/// List pages that are put together at once; each takes at most twice its size, 8 MiB, while it is.
+const PAGES_AT_ONCE: usize = 32;
+
+/// What large answers may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of those being sent; as many again may wait for their turn.
+    pub(crate) bytes: u32,
+    /// How long an answer waits for its turn.
+    pub(crate) wait: Duration,
+    /// How long a reader may take for a part.
+    pub(crate) part: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 256 * 1024 * 1024,
+            wait: Duration::from_secs(5),
+            part: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The room that large answers share; clones are of the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    limits: Limits,
+    sending: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    pages: Arc<Semaphore>,
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl Outgoing {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let room = || Arc::new(Semaphore::new(limits.bytes as usize));
+        Self {
+            limits,
+            sending: room(),
+            waiting: room(),
+            pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
+        }
+    }
+
+    /// A turn to put a list page together, in the order of asking.
+    pub(crate) async fn page(&self) -> SemaphorePermit<'_> {
+        self.pages.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// Room for an answer, in the order of asking.
+    async fn room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ApiError> {
+        // One that is larger than all room takes all of it.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.limits.bytes);
+        let _place = self.waiting.try_acquire_many(bytes).map_err(|_| ApiError::Overloaded)?;
+        let room = Arc::clone(&self.sending).acquire_many_owned(bytes);
+        match timeout(self.limits.wait, room).await {
+            Ok(room) => Ok(room.expect("the semaphore is never closed")),
+            Err(_) => Err(ApiError::Overloaded),
+        }
+    }
+}
+
+/// The layer: sends what is large part by part.
+pub(crate) async fn send(State(outgoing): State<Outgoing>, request: Request, next: Next) -> Response {
+    let is_write = !request.method().is_safe();
+    let mut response = next.run(request).await;
+    let length = response.body().size_hint().lower();
+    if length <= PART_BYTES as u64 {
+        return response;
+    }
+    // A write has happened: its answer is given whatever else is being sent.
+    let room = if is_write {
+        None
+    } else {
+        match outgoing.room(length).await {
+            Ok(room) => Some(room),
+            Err(error) => return error.into_response(),
+        }
+    };
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response.map(|body| {
+        let (sender, parts) = Channel::new(1);
+        let part_timeout = outgoing.limits.part;
+        // Ends with the body that it feeds, or when that is not asked for more in time.
+        tokio::spawn(async move {
+            feed(sender, body, part_timeout).await;
+            drop(room);
+        });
+        Body::new(parts)
+    })
+}
+
+async fn feed(mut sender: Sender<Bytes, axum::Error>, mut body: Body, part_timeout: Duration) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        for part in data.chunks(PART_BYTES) {
+            // Copied, so that a part which is never taken does not keep the whole.
+            match timeout(part_timeout, sender.send_data(Bytes::copy_from_slice(part))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(elapsed) => {
+                    tracing::debug!("an answer was not read in time");
+                    sender.abort(axum::Error::new(elapsed));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::{get, post};
+    use http::{Method, StatusCode};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    const LARGE_BYTES: usize = 3 * PART_BYTES;
+    const LIMITS: Limits = Limits {
+        bytes: 4 * 64 * 1024,
+        wait: Duration::from_millis(200),
+        part: Duration::from_hours(1),
+    };
+
+    async fn answer(outgoing: &Outgoing, method: Method, bytes: usize) -> Response {
+        let text = (0..bytes).map(|index| char::from(b'a' + u8::try_from(index % 23).expect("small")));
+        let text: String = text.collect();
+        let router = Router::new()
+            .route("/", get(async |State(text): State<String>| text))
+            .route("/", post(async |State(text): State<String>| text))
+            .with_state(text)
+            .layer(from_fn_with_state(outgoing.clone(), send));
+        let request = Request::builder().method(method).body(Body::empty());
+        let answer = router.oneshot(request.expect("a request")).await;
+        answer.expect("a router answers")
+    }
+
+    async fn text(answer: Response) -> Bytes {
+        let body = answer.into_body().collect().await;
+        body.expect("a whole answer").to_bytes()
+    }
+
+    #[tokio::test]
+    async fn large_answers_arrive_as_they_were() {
+        let outgoing = Outgoing::new(LIMITS);
+        for bytes in [0, PART_BYTES, PART_BYTES + 1, LARGE_BYTES, 5 * PART_BYTES] {
+            let large = answer(&outgoing, Method::GET, bytes).await;
+            let is_in_parts =
+                large.headers().contains_key(header::CONTENT_LENGTH) && large.body().size_hint().exact().is_none();
+            assert_eq!(is_in_parts, bytes > PART_BYTES, "{bytes}");
+            let large = text(large).await;
+            assert_eq!(large.len(), bytes);
+            let is_right = |(index, byte): (usize, &u8)| usize::from(*byte - b'a') == index % 23;
+            assert!(large.iter().enumerate().all(is_right), "{bytes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_refused_after_a_while() {
+        let outgoing = Outgoing::new(LIMITS);
+        let unread = answer(&outgoing, Method::GET, LARGE_BYTES).await;
+        let refused = answer(&outgoing, Method::GET, LARGE_BYTES).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+        let expected = r#"{"error":"overloaded","message":"Too many large answers are being sent"}"#;
+        assert_eq!(text(refused).await, expected);
+        for (method, bytes) in [(Method::GET, PART_BYTES), (Method::POST, LARGE_BYTES)] {
+            let other = answer(&outgoing, method, bytes).await;
+            assert_eq!(other.status(), StatusCode::OK);
+            assert_eq!(text(other).await.len(), bytes);
+        }
+        drop(unread);
+        // The room is given back a moment after the answer that had it is gone.
+        assert_eq!(
+            answer(&outgoing, Method::GET, LARGE_BYTES).await.status(),
+            StatusCode::OK
+        );
+    }
+
+    #[tokio::test]
+    async fn answers_wait_their_turn_in_bounded_room() {
+        let outgoing = Outgoing::new(Limits {
+            wait: Duration::from_hours(1),
+            ..LIMITS
+        });
+        let first = answer(&outgoing, Method::GET, LARGE_BYTES).await;
+        let mut second = Box::pin(answer(&outgoing, Method::GET, LARGE_BYTES));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("there is no room for it"),
+            third = answer(&outgoing, Method::GET, LARGE_BYTES) => {
+                assert_eq!(third.status(), StatusCode::SERVICE_UNAVAILABLE, "nor to wait in");
+            }
+        }
+        assert_eq!(text(first).await.len(), LARGE_BYTES);
+        assert_eq!(text(second.await).await.len(), LARGE_BYTES);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_is_let_go() {
+        let outgoing = Outgoing::new(Limits {
+            part: Duration::from_millis(200),
+            wait: Duration::from_secs(20),
+            ..LIMITS
+        });
+        let unread = answer(&outgoing, Method::GET, LARGE_BYTES).await;
+        assert_eq!(
+            answer(&outgoing, Method::GET, LARGE_BYTES).await.status(),
+            StatusCode::OK
+        );
+        assert!(unread.into_body().collect().await.is_err(), "it does not look whole");
+    }
+}

@@ -14,7 +14,6 @@ use feed::keys::{self, Key};
 use feed::state::{DocumentState, Resolved, State};
 use feed::validate::{ChannelDraft, PlaylistDraft};
 use feed_store::{FeedStore, FeedStoreError, Outcome, check_size};
-use proto::limits::COMMIT_BYTES_MAX;
 use rand::RngExt as _;
 use uuid::Uuid;
 
@@ -35,11 +34,6 @@ const ATTEMPTS_MAX: u32 = 16;
 const SLUGS_LOST_MAX: u32 = 64;
 /// Longest pause before an attempt; drawn anew each time, so that two writers do not keep step.
 const PAUSE_MAX: Duration = Duration::from_millis(25);
-/// Largest texts, accepted and applied, of the channels of a cascade together, in bytes: what one commit can hold of
-/// either.
-const CASCADE_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
-/// Channels of a cascade that are read at once.
-const CHANNELS_AT_ONCE: usize = 16;
 
 /// How a write is to be carried out.
 #[derive(Clone, Debug)]
@@ -183,11 +177,12 @@ impl Gateway {
     ) -> Result<(), ApiError> {
         channels.sort_unstable();
         for id in channels {
-            let channel = DocumentKey {
-                kind: Kind::Channel,
-                id,
-            };
-            turns.push(self.locks.turn(channel).await.map_err(|_| ApiError::Contended(task))?);
+            turns.push(
+                self.locks
+                    .turn(channel_key(id))
+                    .await
+                    .map_err(|_| ApiError::Contended(task))?,
+            );
         }
         Ok(())
     }
@@ -224,7 +219,7 @@ impl Gateway {
         let _place = self.deletions.place(order).await;
         let state = self.state(write, terms.host.as_deref()).await.map_err(failed)?;
         let state = state.map_err(refused)?;
-        let bytes = terms.body_bytes + state.documents.values().map(text_bytes).sum::<usize>();
+        let bytes = terms.body_bytes + state.documents.values().map(DocumentState::text_bytes).sum::<usize>();
         let judged = compute::over(bytes, || self.judge(write, verb, terms, &state)).map_err(refused)?;
         let Judged { slug, answer, commit } = judged.map_err(failed)?;
         match self.store.commit(commit, Vec::new()).await.map_err(failed)? {
@@ -293,36 +288,20 @@ impl Gateway {
         if !urls.is_empty() {
             self.resolve(urls, host, &mut state).await?;
         }
-        let mut channels = Vec::new();
+        let mut documents = match write {
+            // Its id is new: nothing can be there, and the commit checks that.
+            Write::CreatePlaylist { .. } | Write::CreateChannel { .. } => Vec::new(),
+            _ => vec![document],
+        };
         if let Write::DeletePlaylist(id) = write {
             let links = self.store.links(*id, CASCADE_CHANNELS_MAX + 1).await?;
             if links.channels.len() > CASCADE_CHANNELS_MAX {
                 return Ok(Err(Refusal::TooManyChannels));
             }
             state.links_revision = links.revision;
-            channels = links.channels;
+            documents.extend(links.channels.into_iter().map(channel_key));
         }
-        state.documents = match write {
-            // Its id is new: nothing can be there, and the commit checks that.
-            Write::CreatePlaylist { .. } | Write::CreateChannel { .. } => BTreeMap::new(),
-            _ => self.store.documents(&[document]).await?,
-        };
-        let channels: Vec<_> = channels
-            .into_iter()
-            .map(|id| DocumentKey {
-                kind: Kind::Channel,
-                id,
-            })
-            .collect();
-        let mut bytes = 0;
-        for part in channels.chunks(CHANNELS_AT_ONCE) {
-            let read = self.store.documents(part).await?;
-            bytes += read.values().map(text_bytes).sum::<usize>();
-            if bytes > CASCADE_BYTES_MAX {
-                return Err(FeedStoreError::TooLarge);
-            }
-            state.documents.extend(read);
-        }
+        state.documents = self.store.documents(&documents).await?;
         Ok(Ok(state))
     }
 
@@ -366,11 +345,11 @@ impl Gateway {
     }
 }
 
-/// What the versions of a document take, in bytes of their texts.
-fn text_bytes(state: &DocumentState) -> usize {
-    let pending = state.pending.as_ref().and_then(|pending| pending.version.content());
-    let versions = state.applied.iter().chain(pending);
-    versions.map(|content| content.document.text.len()).sum()
+fn channel_key(id: DocumentId) -> DocumentKey {
+    DocumentKey {
+        kind: Kind::Channel,
+        id,
+    }
 }
 
 async fn pause() {

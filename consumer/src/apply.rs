@@ -1,7 +1,7 @@
 //! One message: which versions its operation still owns, and one commit that applies them, records the outcome and
 //! settles the message.
 
-use feed::apply::{Tally, apply_owned};
+use feed::apply::Tally;
 use feed::commit::Commit;
 use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed_store::{FeedStore, FeedStoreError, Outcome};
@@ -40,8 +40,7 @@ pub(crate) async fn apply(
     receipt: &[u8],
 ) -> Result<Applied, ApplyError> {
     for _ in 0..COMMIT_ATTEMPTS_MAX {
-        let documents = store.documents(&message.documents).await?;
-        let (mut commit, tally) = apply_owned(message.operation, &documents);
+        let (mut commit, tally) = store.owned_changes(message.operation, &message.documents).await?;
         let state = if tally.applied > 0 {
             OperationState::Applied
         } else {

@@ -44,7 +44,7 @@ impl FeedStore {
         while !rest.is_empty() {
             let loaded = self.first_documents(rest).await?;
             rest = &rest[loaded.len()..];
-            bytes += loaded.iter().map(|(_, state)| text_bytes(state)).sum::<usize>();
+            bytes += loaded.iter().map(|(_, state)| state.text_bytes()).sum::<usize>();
             if bytes > STATE_BYTES_MAX {
                 return Err(FeedStoreError::TooLarge);
             }
@@ -188,13 +188,6 @@ fn playlist_key(id: DocumentId) -> DocumentKey {
         kind: Kind::Playlist,
         id,
     }
-}
-
-/// What the versions of a document take, in bytes of their texts.
-fn text_bytes(state: &DocumentState) -> usize {
-    let pending = state.pending.as_ref().and_then(|pending| pending.version.content());
-    let versions = state.applied.iter().chain(pending);
-    versions.map(|content| content.document.text.len()).sum()
 }
 
 fn record(entry: v1::Entry) -> Record {

@@ -199,6 +199,14 @@ impl DocumentState {
         }
     }
 
+    /// What its versions take, in bytes of their texts.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        let pending = self.pending.as_ref().and_then(|pending| pending.version.content());
+        let versions = self.applied.iter().chain(pending);
+        versions.map(|content| content.document.text.len()).sum()
+    }
+
     /// The slug that the document holds until its deletion is applied.
     #[must_use]
     pub fn slug(&self) -> Option<&Slug> {

@@ -80,7 +80,10 @@ async fn a_queued_write_that_no_commit_could_apply_is_refused() {
         let title = format!("Channel {number}");
         let created = client.post(CHANNELS, &channel(&title, before), Mode::Sync).await;
         let path = format!("{CHANNELS}/{}", created.expect(201).member("id"));
-        client.put(&path, &channel(&title, after), Mode::Async).await.expect(202);
+        client
+            .put(&path, &channel(&title, after), Mode::Async)
+            .await
+            .expect(202);
         channels.push(path);
     }
     let path = after[0].strip_prefix(client.origin()).expect("made of it above");

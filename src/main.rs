@@ -25,7 +25,8 @@ struct Args {
 enum Command {
     /// Serve the feed: storage, gateway and consumer in this process. The default.
     Serve(Box<serve::Args>),
-    /// Publish a folder of playlist files, and one channel over them. Safe to repeat.
+    /// Publish a folder of playlist files, and one channel over them. Safe to repeat within 24 hours: later, what is
+    /// unchanged is published a second time.
     Publish(publish::Args),
     /// Check the signatures of a document.
     Verify(verify::Args),

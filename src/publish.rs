@@ -1,7 +1,8 @@
 //! `dp1-feed publish`: each playlist file of a folder, then one channel over them.
 //!
 //! Every request carries an `Idempotency-Key` made of feed, path and content: a run that was cut short is finished by
-//! running it again, and nothing is there twice.
+//! running it again, and nothing is there twice. That holds for the 24 hours that a feed remembers such a key; after them
+//! what is sent again is published again.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

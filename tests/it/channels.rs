@@ -1,9 +1,12 @@
 //! Channels: their playlists, and what a playlist's deletion does to them.
 
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, FeedClient, Form, Mode, TestFeed, channel, playlist, verify_document};
+use crate::support::{Answer, FeedClient, Form, Mode, Part, TestFeed, channel, playlist, verify_document};
 
 const PLAYLISTS: &str = "/api/v1/playlists";
 const CHANNELS: &str = "/api/v1/channels";
@@ -322,27 +325,64 @@ async fn no_channel_refers_to_a_playlist_that_is_deleted_meanwhile() {
 
 #[tokio::test]
 async fn a_channel_refers_to_1024_playlists_and_no_more() {
-    let feed = TestFeed::start(Form::OneProcess).await;
+    const MOST: usize = 1_024;
+    /// The last of them are accepted and wait for a consumer.
+    const QUEUED: usize = 100;
+    const IN_FLIGHT: usize = 32;
+    let mut feed = TestFeed::start(Form::Processes {
+        gateways: 1,
+        consumers: 0,
+    })
+    .await;
     let client = feed.client();
-    let made = playlists(&client, 2).await;
-    let two = urls(&feed, &made);
-    let many: Vec<_> = (0..1_025).map(|number| two[number % 2].clone()).collect();
-    let created = client
-        .post(CHANNELS, &channel("Full", &many[..1_024]), Mode::Sync)
-        .await
-        .expect(201);
-    assert_eq!(
-        listed(&client, &created.member("id")).await.len(),
-        2,
-        "each is listed once"
-    );
-    let refused = client
-        .post(CHANNELS, &channel("Overfull", &many), Mode::Sync)
-        .await
-        .expect(400);
-    assert_eq!(
-        refused.member("message"),
-        "Invalid channel data: playlists: Array must contain at most 1024 element(s)"
-    );
+    let body = playlist("One of many", 1);
+    let create = |number| {
+        let mode = if number < MOST - QUEUED {
+            Mode::Sync
+        } else {
+            Mode::Async
+        };
+        let (client, body) = (&client, &body);
+        async move { client.post(PLAYLISTS, body, mode).await.expect(mode.status(201)) }
+    };
+    let made: Vec<_> = futures_util::stream::iter((0..=MOST).map(create))
+        .buffered(IN_FLIGHT)
+        .collect()
+        .await;
+    let many = urls(&feed, &made);
+    let body = channel("Full", &many[..MOST]);
+    let created = client.post(CHANNELS, &body, Mode::Sync).await.expect(201);
+    let queued = client.post(CHANNELS, &body, Mode::Async).await.expect(202);
+    for mode in [Mode::Sync, Mode::Async] {
+        let refused = client.post(CHANNELS, &channel("Overfull", &many), mode).await;
+        assert_eq!(
+            refused.expect(400).member("message"),
+            "Invalid channel data: playlists: Array must contain at most 1024 element(s)"
+        );
+    }
+    let ids = |made: &[Answer]| made.iter().map(|made| made.member("id")).collect::<BTreeSet<_>>();
+    let now: BTreeSet<_> = listed(&client, &created.member("id")).await.into_iter().collect();
+    assert!(now == ids(&made[..MOST - QUEUED]), "those that are applied are listed");
+    client.get(&path_of(&queued)).await.expect(404);
+
+    feed.launch(Part::Consumer(0)).await;
+    feed.drained().await;
+    for channel in [created, queued] {
+        let rows = listed(&client, &channel.member("id")).await;
+        assert_eq!(rows.len(), MOST, "each is listed once");
+        assert!(rows.into_iter().collect::<BTreeSet<_>>() == ids(&made[..MOST]));
+        assert_eq!(
+            client.get(&path_of(&channel)).await.json()["playlists"],
+            json!(many[..MOST])
+        );
+    }
+
+    // Two URLs of each of 512 playlists are as many references, and half as many rows.
+    let twice: Vec<_> = many[..MOST / 2]
+        .iter()
+        .flat_map(|url| [url.clone(), url.clone()])
+        .collect();
+    let created = client.post(CHANNELS, &channel("Twice", &twice), Mode::Sync).await;
+    assert_eq!(listed(&client, &created.expect(201).member("id")).await.len(), MOST / 2);
     feed.finish().await;
 }

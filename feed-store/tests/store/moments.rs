@@ -7,10 +7,11 @@ use feed::document::DOCUMENT_BYTES_MAX;
 use feed::id::{DocumentId, DocumentKey, Kind};
 use feed::keys;
 use feed::state::{DocumentState, Version};
-use feed::validate::schema::PLAYLISTS_MAX;
 
 use crate::support::{NOW_MS, TestStore, channel, id, operation, playlist};
 
+/// Most playlists that a channel names.
+const PLAYLISTS_MAX: usize = 1_024;
 const LARGE: usize = 7 * 1024 * 1024;
 
 /// As many playlists as a channel may name, the last of them accepted and not applied.
@@ -130,7 +131,7 @@ async fn what_no_answer_holds_is_malformed_and_not_asked_for_again() {
     let store = TestStore::open();
     let version = channel(id(), 1, 9 * 1024 * 1024);
     let text = version.content().expect("no deletion").document.text.clone();
-    store.put(&[version.clone()]).await;
+    store.put(std::slice::from_ref(&version)).await;
     let mut commit = Commit::default();
     commit.put(keys::refs(version.key().id), text.as_str());
     store.commit(commit).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use proto::client::StorageClient;
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::audit;
 use super::client::FeedClient;
@@ -30,6 +31,12 @@ const START_MAX: Duration = Duration::from_secs(20);
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// Longest time until the write queue is empty once nothing is added.
 const DRAINED_MAX: Duration = Duration::from_mins(1);
+
+/// More feeds than ever run beside each other.
+const BESIDE_MAX: u32 = 1_024;
+/// A permit for each feed that runs in this binary; one that is measured takes them all. First come, first served: a test
+/// that started a second feed before the end of its first could wait for itself.
+static BESIDE: Semaphore = Semaphore::const_new(BESIDE_MAX as usize);
 
 /// How the parts are spread over processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +76,8 @@ pub(crate) struct TestFeed {
     gateway_addresses: BTreeMap<Part, String>,
     variables: Vec<(String, String)>,
     folder: TempDir,
+    /// Given back when all else is gone.
+    _beside: SemaphorePermit<'static>,
 }
 
 impl TestFeed {
@@ -77,8 +86,18 @@ impl TestFeed {
         Self::start_with(form, &[]).await
     }
 
+    /// Starts a feed once no other runs in this binary, and keeps others waiting until its end: for what is measured.
+    pub(crate) async fn start_alone(form: Form) -> Self {
+        Self::start_among(BESIDE_MAX, form, &[]).await
+    }
+
     /// Starts a feed, each process with these variables besides (or instead of) those it has from here.
     pub(crate) async fn start_with(form: Form, variables: &[(&str, &str)]) -> Self {
+        Self::start_among(1, form, variables).await
+    }
+
+    async fn start_among(permits: u32, form: Form, variables: &[(&str, &str)]) -> Self {
+        let beside = BESIDE.acquire_many(permits).await.expect("it is never closed");
         let mut feed = Self {
             running: BTreeMap::new(),
             storage_address: "127.0.0.1:0".to_owned(),
@@ -88,6 +107,7 @@ impl TestFeed {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
             folder: tempfile::tempdir().expect("a temporary folder"),
+            _beside: beside,
         };
         match form {
             Form::OneProcess => feed.launch(Part::Whole).await,

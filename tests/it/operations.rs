@@ -1,5 +1,6 @@
 //! Queued writes: what a 202 says, and what becomes of the operation it names.
 
+use proto::v1;
 use reqwest::Method;
 use serde_json::json;
 
@@ -115,4 +116,57 @@ async fn what_a_newer_write_replaced_is_superseded() {
     assert_eq!(client.operation_end(&patched).await, "applied");
     assert_eq!(client.get(&path).await.text, patched.text);
     feed.finish().await;
+}
+
+/// As if nine consumers had failed over the message: the tenth delivery gives it up and says so in the operation.
+#[tokio::test]
+async fn a_message_that_failed_at_every_attempt_fails_its_operation() {
+    const FAILURES: usize = 9;
+    let mut feed = TestFeed::start(Form::Processes {
+        gateways: 1,
+        consumers: 0,
+    })
+    .await;
+    let (client, storage) = (feed.client(), feed.storage());
+    let created = expect_accepted(client.post(PLAYLISTS, &playlist("Fatal", 1), Mode::Async).await);
+    for attempt in 1..=FAILURES {
+        let received = storage.receive(v1::ReceiveRequest {
+            queue: feed_store::WRITE_QUEUE.to_owned(),
+            ..Default::default()
+        });
+        let deliveries = received.await.expect("storage answers");
+        let [delivery] = deliveries.try_into().expect("one message is ready");
+        let nack = v1::settlement::Nack {
+            delay: Some(prost_types::Duration::default()),
+            error: format!("failure {attempt}"),
+            refund_attempt: false,
+        };
+        let settlement = v1::Settlement {
+            receipt: delivery.receipt,
+            action: Some(v1::settlement::Action::Nack(nack)),
+        };
+        storage.settle(vec![settlement]).await.expect("storage answers");
+    }
+
+    feed.launch(Part::Consumer(0)).await;
+    assert_eq!(client.operation_end(&created).await, "failed");
+    let record = client.operation(&created).await;
+    assert_eq!(record["reason"], format!("failure {FAILURES}"));
+    let path = format!("{PLAYLISTS}/{}", created.member("id"));
+    client.get(&path).await.expect(404);
+    let stats = storage
+        .queue_stats(feed_store::WRITE_QUEUE)
+        .await
+        .expect("storage answers");
+    assert_eq!(stats.expect("the queue is used").dead, 1);
+    // The accepted version waits: a newer write is based on it, and applies.
+    let patched = client
+        .patch(&path, &json!({"summary": "Mended"}), Mode::Sync)
+        .await
+        .expect(200);
+    assert_eq!(patched.json()["title"], "Fatal");
+    client.get(&path).await.expect(200);
+    for part in [Part::Consumer(0), Part::Gateway(0), Part::Storage] {
+        feed.stop(part).await;
+    }
 }

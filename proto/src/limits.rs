@@ -43,6 +43,25 @@ pub const SCAN_ROWS_MAX: usize = 1_000;
 /// A page of `Scan` ends after the row that reaches this many bytes.
 pub const SCAN_BYTES: usize = 1024 * 1024;
 
+/// Most `ScanStream` calls at once.
+pub const SCAN_STREAMS_MAX: usize = 8;
+/// Longest age of a `ScanStream`'s snapshot.
+pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(60);
+/// Most watches at once.
+pub const WATCHES_MAX: usize = 256;
+/// Most selectors of a `Watch`.
+pub const WATCH_SELECTORS_MAX: usize = 16;
+/// A batch of a `Watch` is cut after the event that reaches this many bytes.
+pub const WATCH_BATCH_BYTES: usize = 1024 * 1024;
+/// Shortest and longest silence before a progress mark of a `Watch`, and the usual one.
+pub const WATCH_PROGRESS_MIN: Duration = Duration::from_millis(100);
+/// See [`WATCH_PROGRESS_MIN`].
+pub const WATCH_PROGRESS_MAX: Duration = Duration::from_mins(10);
+/// See [`WATCH_PROGRESS_MIN`].
+pub const WATCH_PROGRESS_DEFAULT: Duration = Duration::from_secs(10);
+/// A client of a `Watch` that takes nothing for so long is cut off.
+pub const WATCH_STALL_MAX: Duration = Duration::from_secs(10);
+
 /// Longest queue name, in characters of `[a-z0-9._-]`.
 pub const QUEUE_NAME_CHARS_MAX: usize = 64;
 /// Most queues in a store.
@@ -51,10 +70,42 @@ pub const QUEUES_MAX: usize = 1_000;
 pub const MESSAGE_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest attributes of a message, keys and values added up, in bytes.
 pub const MESSAGE_ATTRIBUTES_BYTES_MAX: usize = 1024;
+/// Longest ordering key, in bytes.
+pub const ORDERING_KEY_BYTES_MAX: usize = 128;
+/// Longest dedup id, in bytes.
+pub const DEDUP_ID_BYTES_MAX: usize = 128;
+/// Longest dedup window of a queue.
+pub const DEDUP_WINDOW_MAX: Duration = Duration::from_hours(7 * 24);
+/// Longest time that a queue keeps its dead messages, unless it keeps them for ever.
+pub const DEAD_RETENTION_MAX: Duration = Duration::from_hours(366 * 24);
+/// Most attempts that a queue can give its messages.
+pub const QUEUE_ATTEMPTS_MAX: u32 = 1_000;
+/// Most messages that a queue can be set to hold.
+pub const QUEUE_DEPTH_MAX: u64 = 10_000_000;
+/// Attempts that failed, kept of a message.
+pub const FAILURES_KEPT: usize = 20;
+/// Most ids in a `Redrive` or `Purge`, and most messages that one call moves or deletes.
+pub const SWEPT_MESSAGES_MAX: usize = 1_000;
+/// Most messages that a forced `DeleteQueue` deletes.
+pub const DELETE_QUEUE_MESSAGES_MAX: u64 = 100_000;
+/// Rows in a page of `ListQueues` and `ListMessages` when none are asked for.
+pub const LIST_ROWS_DEFAULT: usize = 100;
+/// Most rows in such a page.
+pub const LIST_ROWS_MAX: usize = 1_000;
+/// A page of `ListMessages` ends after the message that reaches this many bytes.
+pub const LIST_BYTES: usize = 1024 * 1024;
+/// Largest window of a `Consume`, in messages.
+pub const WINDOW_MESSAGES_MAX: usize = 1_000;
+/// Largest window of a `Consume`, in bytes of bodies.
+pub const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Most `Consume` streams at once.
+pub const CONSUMERS_MAX: usize = 512;
 /// Longest delay of a new message.
 pub const MESSAGE_DELAY_MAX: Duration = Duration::from_hours(30 * 24);
 /// Most messages in a `Receive`.
 pub const RECEIVE_MESSAGES_MAX: usize = 100;
+/// An answer of `Receive` ends after the message that reaches this many bytes of bodies.
+pub const RECEIVE_BYTES: usize = 3 * 1024 * 1024;
 /// Longest wait of a `Receive`.
 pub const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Shortest lease.

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+/// How long watches can go back unless an operator says otherwise, in seconds.
+const HISTORY_SECONDS: u32 = 3_600;
+/// And over how much changed content, in bytes.
+const HISTORY_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Settings of the storage service as a process of its own.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
@@ -33,6 +38,25 @@ pub struct StoreArgs {
     /// What an answered write survives.
     #[arg(long, env = "STORAGE_SYNC", value_enum, default_value_t = Sync::Full)]
     pub storage_sync: Sync,
+    /// How long watches can go back, in seconds, 0 to 2,592,000 (30 days).
+    #[arg(long, env = "STORAGE_HISTORY_SECONDS", default_value_t = HISTORY_SECONDS, value_parser = clap::value_parser!(u32).range(0..=2_592_000))]
+    pub storage_history_seconds: u32,
+    /// How much changed content watches can go back over, in bytes, whatever its age.
+    #[arg(long, env = "STORAGE_HISTORY_BYTES", default_value_t = HISTORY_BYTES)]
+    pub storage_history_bytes: u64,
+}
+
+impl StoreArgs {
+    /// The default settings, for a database at `path`.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            sqlite_db_path: path.into(),
+            storage_sync: Sync::Full,
+            storage_history_seconds: HISTORY_SECONDS,
+            storage_history_bytes: HISTORY_BYTES,
+        }
+    }
 }
 
 /// What an answered write survives.

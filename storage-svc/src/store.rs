@@ -23,18 +23,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use proto::limits::RECEIVE_BYTES;
 use runtime::clock::Clock;
+use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::checkpoint::Checkpoints;
 use self::clock::StoreClock;
+use self::effects::{Effects, Moment};
 pub(crate) use self::kv::SCAN_KEYS_MAX;
 use self::lock::Lock;
 use self::readers::Readers;
-use self::waiting::{Claim, Patience, Returns};
-use self::writer::{Job, Shared, Writer};
+use self::waiting::{Ask, Claim, Patience, Returns};
+use self::writer::{Job, Shared, Write, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
 use crate::model::{
@@ -183,13 +186,8 @@ impl Store {
 
     /// Settles leased messages, each for itself; results in order.
     pub async fn settle(&self, settlements: Vec<Settlement>, deadline: Deadline) -> Result<Vec<Settled>, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(Job::Settle {
-            settlements,
-            deadline,
-            answer,
-        })?;
-        answered.await.map_err(|_| StoreError::Closing)?
+        let settle = move |connection: &_, moment: Moment| queue::settle_each(connection, moment.now_ms, &settlements);
+        self.write(deadline, settle).await
     }
 
     /// Leases messages, waiting for the first one: no longer than asked for, than the deadline lets it, or than until
@@ -207,8 +205,11 @@ impl Store {
         let (answer, mut answered) = oneshot::channel();
         self.submit(Job::Claim(Claim {
             queue: receive.queue,
-            messages_max: receive.messages_max,
-            lease_ms: receive.lease_ms,
+            ask: Ask {
+                messages_max: receive.messages_max,
+                bytes_max: RECEIVE_BYTES,
+                lease_ms: receive.lease_ms,
+            },
             patience: if waits {
                 Patience::UntilItGoesAway
             } else {
@@ -267,6 +268,17 @@ impl Store {
     #[must_use]
     pub fn seals(&self) -> &Seals {
         &self.0.seals
+    }
+
+    /// Makes a change in the next batch. Once begun it is finished, whether or not the caller still waits.
+    async fn write<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&Connection, Moment) -> Result<(T, Effects), StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job::Write(Write::new(work, deadline, answer)))?;
+        answered.await.map_err(|_| StoreError::Closing)?
     }
 
     fn submit(&self, job: Job) -> Result<(), StoreError> {

@@ -40,8 +40,8 @@ impl TestStore {
     pub(crate) fn open() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let args = StoreArgs {
-            sqlite_db_path: folder.path().join("store.db"),
             storage_sync: Sync::Normal,
+            ..StoreArgs::at(folder.path().join("store.db"))
         };
         let store = Store::open(&args, Clock::manual(NOW_MS)).expect("the store opens");
         let before = Before::default();

@@ -51,7 +51,38 @@ impl AdminService for Admin {
             limits: limits(),
             capabilities: CAPABILITIES.map(str::to_owned).into(),
             incarnation: info.incarnation,
+            oldest_watch_revision: 0,
         }))
+    }
+
+    async fn get_store_stats(
+        &self,
+        _: Request<v1::GetStoreStatsRequest>,
+    ) -> Result<Response<v1::GetStoreStatsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type BackupStream = tonic::codegen::BoxStream<v1::BackupResponse>;
+
+    async fn backup(&self, _: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn checkpoint(&self, _: Request<v1::CheckpointRequest>) -> Result<Response<v1::CheckpointResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type IntegrityCheckStream = tonic::codegen::BoxStream<v1::IntegrityCheckResponse>;
+
+    async fn integrity_check(
+        &self,
+        _: Request<v1::IntegrityCheckRequest>,
+    ) -> Result<Response<Self::IntegrityCheckStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 }
 

@@ -86,4 +86,16 @@ impl KvService for Kv {
         let outcome = self.store.commit(commit, deadline).await.map_err(status)?;
         Ok(Response::new(convert::outcome(outcome)))
     }
+
+    type ScanStreamStream = tonic::codegen::BoxStream<v1::ScanStreamResponse>;
+
+    async fn scan_stream(&self, _: Request<v1::ScanStreamRequest>) -> Result<Response<Self::ScanStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type WatchStream = tonic::codegen::BoxStream<v1::WatchResponse>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }

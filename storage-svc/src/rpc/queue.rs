@@ -30,7 +30,10 @@ impl QueueService for Queue {
         let commit = convert::enqueue(request.into_inner()).map_err(status)?;
         let outcome = self.store.commit(commit, deadline).await;
         let committed = outcome.and_then(convert::committed).map_err(status)?;
-        let results = committed.enqueued.into_iter().map(|id| v1::EnqueueResult { id });
+        let results = committed.enqueued.into_iter().map(|id| v1::EnqueueResult {
+            id,
+            deduplicated: false,
+        });
         Ok(Response::new(v1::EnqueueResponse {
             results: results.collect(),
         }))
@@ -67,5 +70,58 @@ impl QueueService for Queue {
         Ok(Response::new(v1::GetQueueStatsResponse {
             stats: Some(convert::stats(stats)),
         }))
+    }
+
+    async fn create_queue(
+        &self,
+        _: Request<v1::CreateQueueRequest>,
+    ) -> Result<Response<v1::CreateQueueResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn update_queue(
+        &self,
+        _: Request<v1::UpdateQueueRequest>,
+    ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_queues(&self, _: Request<v1::ListQueuesRequest>) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn delete_queue(
+        &self,
+        _: Request<v1::DeleteQueueRequest>,
+    ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_message(&self, _: Request<v1::GetMessageRequest>) -> Result<Response<v1::GetMessageResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_messages(
+        &self,
+        _: Request<v1::ListMessagesRequest>,
+    ) -> Result<Response<v1::ListMessagesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn redrive(&self, _: Request<v1::RedriveRequest>) -> Result<Response<v1::RedriveResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn purge(&self, _: Request<v1::PurgeRequest>) -> Result<Response<v1::PurgeResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ConsumeStream = tonic::codegen::BoxStream<v1::ConsumeResponse>;
+
+    async fn consume(
+        &self,
+        _: Request<tonic::Streaming<v1::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        Err(Status::unimplemented(""))
     }
 }

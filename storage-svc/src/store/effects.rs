@@ -21,6 +21,8 @@ pub(super) struct Effects {
     pub(super) revision: Option<u64>,
     /// A message's time was set.
     pub(super) timed: bool,
+    /// Messages that are no longer leased.
+    pub(super) released: Vec<u64>,
     /// Queues that messages became ready in.
     pub(super) ready: BTreeSet<i64>,
 }
@@ -31,6 +33,7 @@ impl Effects {
         self.wrote |= later.wrote;
         self.revision = later.revision.or(self.revision);
         self.timed |= later.timed;
+        self.released.extend(later.released);
         self.ready.extend(later.ready);
     }
 }

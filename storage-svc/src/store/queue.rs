@@ -10,6 +10,7 @@ use rand::RngExt as _;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::effects::Effects;
+use super::waiting::Ask;
 use super::{kv, pairs};
 use crate::error::StoreError;
 use crate::model::{Action, Delivery, Lease, NewMessage, Origin, QueueName, QueueStats, Settled, Settlement};
@@ -218,22 +219,24 @@ pub(super) fn enqueue(
     Ok(ids)
 }
 
-/// Leases up to `messages_max` ready messages, the oldest first. The lease runs from now; the attempt counts from now.
+/// Leases as many ready messages as are asked for, the oldest first. The lease runs from now; the attempt counts from now.
 pub(super) fn claim(
     connection: &Connection,
     now_ms: i64,
     queue_id: i64,
-    messages_max: usize,
-    lease_ms: Option<i64>,
+    ask: Ask,
 ) -> Result<(Vec<Delivery>, Effects), StoreError> {
     let queue = by_id(connection, queue_id)?;
-    let lease_expire_ms = now_ms.saturating_add(lease_ms.unwrap_or(queue.lease_ms));
+    let lease_expire_ms = now_ms.saturating_add(ask.lease_ms.unwrap_or(queue.lease_ms));
     let mut deliveries = Vec::new();
+    let mut bytes = 0;
     let mut statement = connection.prepare_cached(READY)?;
-    let mut rows = statement.query((queue_id, i64::try_from(messages_max).unwrap_or(i64::MAX)))?;
-    while let Some(row) = rows.next()? {
+    let mut rows = statement.query((queue_id, i64::try_from(ask.messages_max).unwrap_or(i64::MAX)))?;
+    while bytes < ask.bytes_max
+        && let Some(row) = rows.next()?
+    {
         let attempt: i64 = row.get(2)?;
-        deliveries.push(Delivery {
+        let delivery = Delivery {
             lease: Lease {
                 message_id: row.get::<_, i64>(0)?.cast_unsigned(),
                 epoch: row.get::<_, i64>(1)?.cast_unsigned() + 1,
@@ -244,7 +247,9 @@ pub(super) fn claim(
             enqueue_ms: row.get(3)?,
             last_error: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
             lease_expire_ms,
-        });
+        };
+        bytes += delivery.body.as_bytes().len();
+        deliveries.push(delivery);
     }
     // Not before the rows are read: a statement must not change the index that it walks.
     drop(rows);

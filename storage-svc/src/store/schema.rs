@@ -12,9 +12,12 @@ const APPLICATION_ID: i64 = 0x4450_3153;
 /// The first engine that cannot damage a file by two checkpoints at once.
 const ENGINE_VERSION_MIN: i32 = 3_051_003;
 /// Numbered from 1; never edited once released.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../migrations/0001_kv.sql"),
     include_str!("../../migrations/0002_queue.sql"),
+    include_str!("../../migrations/0003_history.sql"),
+    include_str!("../../migrations/0004_queue_settings.sql"),
+    include_str!("../../migrations/0005_copy.sql"),
 ];
 /// Of a page of the file, in bytes: best for values of 1 to 8 KiB.
 pub(super) const PAGE_BYTES: u64 = 8_192;

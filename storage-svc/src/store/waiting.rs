@@ -17,13 +17,22 @@ use crate::model::{Deadline, Delivery, Lease, QueueName};
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) queue: QueueName,
-    pub(super) messages_max: usize,
-    pub(super) lease_ms: Option<i64>,
+    pub(super) ask: Ask,
     /// Whether it waits if there are none.
     pub(super) patience: Patience,
     pub(super) deadline: Deadline,
     pub(super) returns: Returns,
     pub(super) answer: oneshot::Sender<Result<Claimed, StoreError>>,
+}
+
+/// How much a caller asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask {
+    pub(super) messages_max: usize,
+    /// The answer ends after the message that reaches it.
+    pub(super) bytes_max: usize,
+    /// None: the queue's setting.
+    pub(super) lease_ms: Option<i64>,
 }
 
 /// Whether a caller waits if there are no messages.

@@ -24,7 +24,7 @@ use super::schema::BUSY_TIMEOUT;
 use super::waiting::{Claim, Claimed, Lines};
 use super::{commit, queue};
 use crate::error::StoreError;
-use crate::model::{Commit, Deadline, Delivery, Lease, Outcome, Settled, Settlement};
+use crate::model::{Commit, Deadline, Delivery, Lease, Outcome};
 
 /// Most requests in a batch.
 const BATCH_JOBS_MAX: usize = 256;
@@ -52,7 +52,7 @@ const FREE_PAGES_GIVEN: i64 = 512;
 
 const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?) where id = 0";
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the writer is asked to do.
 #[derive(Debug)]
@@ -64,11 +64,8 @@ pub(super) enum Job {
         /// The commit's share of the memory that may wait here.
         room: OwnedSemaphorePermit,
     },
-    Settle {
-        settlements: Vec<Settlement>,
-        deadline: Deadline,
-        answer: Answer<Vec<Settled>>,
-    },
+    /// Any other change.
+    Write(Write),
     Claim(Claim),
     /// Look at the clock: answered after a batch has moved messages whose time had come.
     Sweep(Answer<()>),
@@ -87,10 +84,36 @@ impl Job {
     }
 }
 
+/// A change that only its asker knows: it runs in a savepoint of its own, and is answered after the commit.
+pub(super) struct Write(Box<dyn FnOnce(&mut Batch<'_>) -> Reply + Send>);
+
+/// Answers a change, once it is known whether its batch was committed.
+type Reply = Box<dyn FnOnce(&Result<(), StoreError>)>;
+
+impl Write {
+    /// The change that `work` makes, not begun after `deadline`, its result sent to `answer`.
+    pub(super) fn new<T: Send + 'static>(
+        work: impl FnOnce(&Connection, Moment) -> Result<(T, Effects), StoreError> + Send + 'static,
+        deadline: Deadline,
+        answer: Answer<T>,
+    ) -> Self {
+        Self(Box::new(move |batch| {
+            let result = in_time(deadline).and_then(|()| batch.attempt(work));
+            Box::new(move |committed| drop(answer.send(committed.clone().and(result))))
+        }))
+    }
+}
+
+impl std::fmt::Debug for Write {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Write")
+    }
+}
+
 /// An answer that waits for the commit.
 enum Pending {
     Commit(Answer<Outcome>, Result<Outcome, StoreError>),
-    Settle(Answer<Vec<Settled>>, Result<Vec<Settled>, StoreError>),
+    Write(Reply),
     Claim(Claim, Result<Vec<Delivery>, StoreError>),
     Sweep(Answer<()>),
 }
@@ -101,7 +124,7 @@ impl Pending {
     fn send(self, committed: &Result<(), StoreError>, own_work: &Result<(), StoreError>) {
         match self {
             Self::Commit(answer, result) => drop(answer.send(committed.clone().and(result))),
-            Self::Settle(answer, result) => drop(answer.send(committed.clone().and(result))),
+            Self::Write(reply) => reply(committed),
             Self::Sweep(answer) => drop(answer.send(own_work.clone())),
             Self::Claim(claim, result) => {
                 let claimed = committed.clone().and(result);
@@ -397,7 +420,7 @@ struct OwnWork<'writer> {
 }
 
 /// A transaction and what its requests did so far.
-struct Batch<'connection> {
+pub(super) struct Batch<'connection> {
     /// Or why nothing of the batch can be committed.
     transaction: Result<Transaction<'connection>, StoreError>,
     now_ms: i64,
@@ -480,16 +503,7 @@ fn run(
             answers.push(Pending::Commit(answer, result));
             drop(room);
         }
-        Job::Settle {
-            settlements,
-            deadline,
-            answer,
-        } => {
-            let result = in_time(deadline).and_then(|()| {
-                batch.attempt(|connection, moment| queue::settle_each(connection, moment.now_ms, &settlements))
-            });
-            answers.push(Pending::Settle(answer, result));
-        }
+        Job::Write(Write(write)) => answers.push(Pending::Write(write(batch))),
         Job::Claim(claim) => {
             let queue = in_time(claim.deadline).and_then(|()| {
                 batch.attempt(|connection, _| {
@@ -524,10 +538,8 @@ fn serve(batch: &mut Batch<'_>, lines: &mut Lines, asked: BTreeSet<i64>, answers
                 left.insert(queue_id);
                 break;
             }
-            let (messages_max, lease_ms) = (waiter.claim.messages_max, waiter.claim.lease_ms);
-            let claimed = batch.attempt(|connection, moment| {
-                queue::claim(connection, moment.now_ms, queue_id, messages_max, lease_ms)
-            });
+            let ask = waiter.claim.ask;
+            let claimed = batch.attempt(|connection, moment| queue::claim(connection, moment.now_ms, queue_id, ask));
             match claimed {
                 Ok(deliveries) if deliveries.is_empty() => {
                     lines.put_back(queue_id, waiter);

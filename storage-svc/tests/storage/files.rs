@@ -11,11 +11,7 @@ use storage_svc::{OpenError, Store, StoreArgs, StoreError, Sync};
 use crate::support::{START_MS, Service, store_args, within};
 
 fn open(path: &Path) -> Result<Store, OpenError> {
-    let args = StoreArgs {
-        sqlite_db_path: path.to_owned(),
-        storage_sync: Sync::Full,
-    };
-    Store::open(&args, Clock::manual(START_MS))
+    Store::open(&StoreArgs::at(path), Clock::manual(START_MS))
 }
 
 /// Opening fails with one sentence that names the path.
@@ -131,7 +127,7 @@ async fn a_file_of_the_first_version_is_brought_up_to_date_with_its_rows() {
     assert_eq!(service.put("new", "1").await, 8);
     service.enqueue("m").await;
     let info = service.admin.get_server_info(v1::GetServerInfoRequest {}).await;
-    assert_eq!(info.expect("it answers").into_inner().schema_version, 2);
+    assert_eq!(info.expect("it answers").into_inner().schema_version, 5);
     let path = service.path();
     let folder = service.stop().await;
     let names = std::fs::read_dir(folder.path()).expect("it lists");

@@ -23,8 +23,8 @@ pub(crate) const START_MS: i64 = 1_700_000_000_000;
 /// Settings of a store in a folder. What a test writes need not survive a power cut.
 pub(crate) fn store_args(folder: &Path) -> StoreArgs {
     StoreArgs {
-        sqlite_db_path: folder.join("store.db"),
         storage_sync: Sync::Normal,
+        ..StoreArgs::at(folder.join("store.db"))
     }
 }
 

@@ -144,7 +144,10 @@ pub(in crate::rpc) fn outcome(outcome: Outcome) -> v1::CommitResponse {
             enqueued: committed
                 .enqueued
                 .into_iter()
-                .map(|id| v1::EnqueueResult { id })
+                .map(|id| v1::EnqueueResult {
+                    id,
+                    deduplicated: false,
+                })
                 .collect(),
             replayed: committed.replayed,
         }),

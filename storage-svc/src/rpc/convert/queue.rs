@@ -118,6 +118,7 @@ pub(in crate::rpc) fn delivery(delivery: Delivery, queue: &QueueName, seals: &Se
             enqueue_time: Some(timestamp(delivery.enqueue_ms)),
             state: v1::MessageState::Leased.into(),
             last_error: delivery.last_error,
+            ..Default::default()
         }),
     }
 }
@@ -129,6 +130,7 @@ pub(in crate::rpc) fn stats(stats: QueueStats) -> v1::QueueStats {
         leased: stats.leased,
         dead: stats.dead,
         oldest_ready_age: stats.oldest_ready_ms.map(duration),
+        blocked: 0,
     }
 }
 

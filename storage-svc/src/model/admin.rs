@@ -1,0 +1,21 @@
+//! What the store says of itself, and how long callers wait.
+
+use std::time::Instant;
+
+/// Identity of the store and of its service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreInfo {
+    /// The engine's version.
+    pub engine_version: String,
+    /// Number of the last migration.
+    pub schema_version: u32,
+    /// Drawn when the store was created.
+    pub store_id: String,
+    /// Drawn when it was opened.
+    pub incarnation: String,
+    /// The store's revision.
+    pub store_revision: u64,
+}
+
+/// When the caller stops waiting; none: never.
+pub type Deadline = Option<Instant>;

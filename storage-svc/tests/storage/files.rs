@@ -6,7 +6,7 @@ use proto::v1;
 use runtime::clock::Clock;
 use rusqlite::Connection;
 use storage_svc::model::{Change, Commit, Content, Expiry, Key, KeyName, Mutation, Namespace, Origin, Pairs};
-use storage_svc::{OpenError, Store, StoreArgs, StoreError, Sync};
+use storage_svc::{OpenError, Store, StoreArgs, StoreError};
 
 use crate::support::{START_MS, Service, store_args, within};
 

@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::config::Sync;
 use crate::model::{
-    Action, Change, Content, Expiry, Key, KeyName, Mutation, Namespace, NewMessage, Origin, Pairs, QueueName, With,
+    Action, Change, Content, Expiry, Key, KeyName, Mutation, Namespace, NewMessage, Origin, Pairs, QueueName, Settled,
+    Settlement, With,
 };
 use crate::store::kv;
-use crate::store::waiting::{Patience, Returns};
+use crate::store::waiting::{Ask, Patience, Returns};
 use crate::store::{checkpoint::Checkpoints, collect, commit, queue, request, schema};
 
 struct Bench {
@@ -69,8 +70,11 @@ impl Bench {
         let (answer, answered) = oneshot::channel();
         self.queue(Job::Claim(Claim {
             queue: queue_name(),
-            messages_max: 1,
-            lease_ms: None,
+            ask: Ask {
+                messages_max: 1,
+                bytes_max: 1,
+                lease_ms: None,
+            },
             patience,
             deadline: None,
             returns: Returns::new(Arc::clone(&self.writer.shared.returned), self.jobs.clone()),
@@ -81,11 +85,8 @@ impl Bench {
 
     fn settle(&self, settlements: Vec<Settlement>) -> Answered<Result<Vec<Settled>, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        self.queue(Job::Settle {
-            settlements,
-            deadline: None,
-            answer,
-        });
+        let settle = move |connection: &_, moment: Moment| queue::settle_each(connection, moment.now_ms, &settlements);
+        self.queue(Job::Write(Write::new(settle, None, answer)));
         answered
     }
 

@@ -1,8 +1,10 @@
 //! The service's own binary: how it starts, how it stops, and what is left when it is stopped the hard way.
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,73 +14,26 @@ use proto::v1::commit_response::Outcome;
 use proto::v1::kv_service_client::KvServiceClient;
 use proto::v1::queue_service_client::QueueServiceClient;
 use rusqlite::Connection;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-/// Nothing here takes long; what does not end is a fault.
-async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), work)
-        .await
-        .expect("it ends in time")
-}
-
-/// A running binary.
-struct Service {
-    child: Child,
-    address: String,
-}
+use self::process::{Service, spawn, within};
 
 impl Service {
     async fn start(path: &Path) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_storage-svc")), path).await
     }
 
-    async fn start_by(mut command: Command, path: &Path) -> Self {
-        let mut child = command
-            .args([
-                "--storage-listen",
-                "127.0.0.1:0",
-                "--log-level",
-                "off",
-                "--sqlite-db-path",
-            ])
-            .arg(path)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the binary starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let line = within(lines.next_line())
-            .await
-            .expect("it can be read")
-            .expect("there is a line");
-        let address = line
-            .strip_prefix("storage-svc ready on ")
-            .expect("it is the ready line")
-            .to_owned();
-        Self { child, address }
+    async fn start_by(command: Command, path: &Path) -> Self {
+        Self::ready(spawn(command, "127.0.0.1:0", path)).await
     }
 
     fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("it is an address");
         endpoint.connect_lazy()
-    }
-
-    fn pid(&self) -> String {
-        self.child.id().expect("it runs").to_string()
-    }
-
-    async fn terminate(mut self) -> ExitStatus {
-        let killed = Command::new("kill").args(["-TERM", &self.pid()]).status().await;
-        assert!(killed.expect("there is a kill").success());
-        within(self.child.wait()).await.expect("it ends")
-    }
-
-    async fn kill(mut self) {
-        within(self.child.kill()).await.expect("it is killed");
     }
 }
 

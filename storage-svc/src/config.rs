@@ -1,6 +1,9 @@
 //! What an operator can set.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use proto::limits::{SNAPSHOT_AGE_MAX, WATCH_STALL_MAX};
 
 /// How long watches can go back unless an operator says otherwise, in seconds.
 const HISTORY_SECONDS: u32 = 3_600;
@@ -44,6 +47,9 @@ pub struct StoreArgs {
     /// How much changed content watches can go back over, in bytes, whatever its age.
     #[arg(long, env = "STORAGE_HISTORY_BYTES", default_value_t = HISTORY_BYTES)]
     pub storage_history_bytes: u64,
+    /// What its streams bear with; not for operators.
+    #[arg(skip)]
+    pub streams: StreamLimits,
 }
 
 impl StoreArgs {
@@ -55,6 +61,25 @@ impl StoreArgs {
             storage_sync: Sync::Full,
             storage_history_seconds: HISTORY_SECONDS,
             storage_history_bytes: HISTORY_BYTES,
+            streams: StreamLimits::default(),
+        }
+    }
+}
+
+/// How long streams bear with clients that do not read. The contract's, unless a test is in a hurry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Longest age of a `ScanStream`'s snapshot.
+    pub snapshot_age_max: Duration,
+    /// A client of a `Watch` that takes nothing for so long is cut off.
+    pub watch_stall_max: Duration,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            snapshot_age_max: SNAPSHOT_AGE_MAX,
+            watch_stall_max: WATCH_STALL_MAX,
         }
     }
 }

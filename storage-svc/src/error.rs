@@ -37,6 +37,37 @@ pub enum StoreError {
     /// Nobody has used the queue.
     #[error("nobody has used the queue {0:?} yet")]
     QueueNotFound(String),
+    /// A watch asked for a revision, or fell behind to one, whose changes are forgotten.
+    #[error("changes up to revision {oldest} are forgotten")]
+    HistoryGone {
+        /// The lowest revision that a watch can begin after.
+        oldest: u64,
+        /// The store's revision.
+        store_revision: u64,
+    },
+    /// A watch asked for a revision that the store has not reached.
+    #[error("the store is at revision {store_revision} only")]
+    RevisionAhead {
+        /// The store's revision.
+        store_revision: u64,
+    },
+    /// A watch has something to tell, and its client takes nothing.
+    #[error("the watch was not read")]
+    SlowWatcher {
+        /// Up to it everything was told.
+        last_revision: u64,
+    },
+    /// A stream's snapshot cannot be held any longer.
+    #[error("the stream was read too slowly for its snapshot")]
+    SnapshotTooOld,
+    /// There are as many at once as there can be.
+    #[error("there can be no more than {most} {what} at once")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        most: usize,
+    },
     /// Too much is waiting already.
     #[error("the store is overloaded")]
     Overloaded,
@@ -66,6 +97,17 @@ impl StoreError {
         Self::Invalid {
             field: field.into(),
             rule: rule.into(),
+        }
+    }
+
+    /// The same, where the request lies within a field of another.
+    pub(crate) fn within(self, outer: &str) -> Self {
+        match self {
+            Self::Invalid { field, rule } => Self::Invalid {
+                field: format!("{outer}.{field}"),
+                rule,
+            },
+            other => other,
         }
     }
 
@@ -115,7 +157,23 @@ impl From<StoreError> for Status {
                 Code::NotFound,
                 ErrorDetails::with_resource_info("queue", queue, "", "nobody has used it yet"),
             ),
-            StoreError::Overloaded => (
+            StoreError::HistoryGone { oldest, store_revision } => (
+                Code::OutOfRange,
+                error_info(
+                    "HISTORY_GONE",
+                    &[("oldest_revision", oldest), ("store_revision", store_revision)],
+                ),
+            ),
+            StoreError::RevisionAhead { store_revision } => (
+                Code::OutOfRange,
+                error_info("REVISION_AHEAD", &[("store_revision", store_revision)]),
+            ),
+            StoreError::SlowWatcher { last_revision } => (
+                Code::ResourceExhausted,
+                error_info("SLOW_WATCHER", &[("last_revision", last_revision)]),
+            ),
+            StoreError::SnapshotTooOld => (Code::Aborted, error_info("SNAPSHOT_TOO_OLD", &[])),
+            StoreError::Overloaded | StoreError::TooMany { .. } => (
                 Code::ResourceExhausted,
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY)),
             ),
@@ -128,6 +186,14 @@ impl From<StoreError> for Status {
         };
         Status::with_error_details(code, message, details)
     }
+}
+
+/// What a client can tell one failure from another by.
+fn error_info(reason: &str, metadata: &[(&str, u64)]) -> ErrorDetails {
+    let metadata = metadata
+        .iter()
+        .map(|(name, number)| ((*name).to_owned(), number.to_string()));
+    ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata.collect::<HashMap<_, _>>())
 }
 
 /// Why a database could not be opened.

@@ -11,8 +11,8 @@ mod rpc;
 mod serve;
 mod store;
 
-pub use config::{Args, StoreArgs, Sync};
+pub use config::{Args, StoreArgs, StreamLimits, Sync};
 pub use error::{OpenError, StoreError};
 pub use receipt::Seals;
 pub use serve::{bind, routes, serve};
-pub use store::Store;
+pub use store::{Flow, Store};

@@ -9,6 +9,7 @@ mod fingerprint;
 mod name;
 mod queue;
 mod read;
+mod watch;
 
 pub use self::admin::{Deadline, StoreInfo};
 pub use self::commit::{
@@ -18,3 +19,4 @@ pub(crate) use self::fingerprint::Fingerprint;
 pub use self::name::{Content, Key, KeyName, Namespace, Pairs, QueueName};
 pub use self::queue::{Action, Delivery, Lease, NewMessage, QueueStats, Receive, Settled, Settlement};
 pub use self::read::{Dereference, Entry, Scan, ScanPage, ScanRow, Selection, Snapshot, With};
+pub use self::watch::{ChangeBatch, Event, HistoryStats, Selector, Told, Watch};

@@ -4,6 +4,7 @@
 mod admin;
 mod admission;
 mod convert;
+mod flow;
 mod kv;
 mod queue;
 
@@ -24,9 +25,9 @@ use crate::error::StoreError;
 use crate::store::Store;
 
 /// The three services, their calls counted by `calls`. A call that waits for messages gives up when `draining` is
-/// cancelled.
+/// cancelled, and streams end.
 pub(crate) fn routes(store: &Store, calls: &Calls, draining: CancellationToken) -> Routes {
-    let kv = KvServiceServer::new(Kv::new(store.clone()))
+    let kv = KvServiceServer::new(Kv::new(store.clone(), draining.clone()))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     let queue = QueueServiceServer::new(Queue::new(store.clone(), draining))

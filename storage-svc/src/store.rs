@@ -1,11 +1,14 @@
 //! The store: an async handle on one SQLite file. Owns who may touch the file and when; knows keys, values and messages,
 //! and nothing of the wire.
 
+mod changes;
 mod checkpoint;
 mod clock;
 mod collect;
 mod commit;
 mod effects;
+mod flow;
+mod history;
 mod kv;
 mod lock;
 mod pairs;
@@ -13,7 +16,10 @@ mod queue;
 mod readers;
 mod request;
 mod schema;
+mod snapshots;
+mod stop;
 mod waiting;
+mod watches;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -26,23 +32,29 @@ use std::time::{Duration, Instant};
 use proto::limits::RECEIVE_BYTES;
 use runtime::clock::Clock;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::checkpoint::Checkpoints;
 use self::clock::StoreClock;
+use self::collect::Left;
 use self::effects::{Effects, Moment};
+pub use self::flow::Flow;
+use self::history::{Growth, Span};
 pub(crate) use self::kv::SCAN_KEYS_MAX;
 use self::lock::Lock;
 use self::readers::Readers;
+use self::snapshots::Snapshots;
+use self::stop::Stop;
 use self::waiting::{Ask, Claim, Patience, Returns};
+use self::watches::Watches;
 use self::writer::{Job, Shared, Write, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
 use crate::model::{
-    Commit, Deadline, Delivery, Entry, KeyName, Outcome, QueueName, QueueStats, Receive, Scan, ScanPage, Settled,
-    Settlement, Snapshot, StoreInfo, With,
+    Commit, Deadline, Delivery, Entry, HistoryStats, KeyName, Outcome, QueueName, QueueStats, Receive, Scan, ScanPage,
+    Settled, Settlement, Snapshot, StoreInfo, Told, Watch, With,
 };
 use crate::receipt::Seals;
 
@@ -63,12 +75,16 @@ struct Inner {
     /// One permit a KiB of the commits that wait.
     room: Arc<Semaphore>,
     readers: Readers,
+    watches: Watches,
+    snapshots: Snapshots,
     shared: Shared,
     seals: Seals,
     engine_version: String,
     schema_version: u32,
     store_id: String,
     incarnation: String,
+    history_seconds: u32,
+    history_bytes: u64,
     ended: CancellationToken,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -86,19 +102,16 @@ impl Store {
             // The first batch finds out.
             next_due_ms: Arc::new(AtomicI64::new(i64::MIN)),
             returned: Arc::default(),
+            revision: watch::Sender::new(facts.revision),
+        };
+        let span = Span {
+            kept_ms: i64::from(args.storage_history_seconds) * 1_000,
+            bytes_max: i64::try_from(args.storage_history_bytes).unwrap_or(i64::MAX),
         };
         let (jobs, waiting) = sync_channel(WRITES_WAITING_MAX);
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
-        let writer = Writer::new(
-            connection,
-            facts.revision,
-            waiting,
-            shared.clone(),
-            checkpoints,
-            lock,
-            guard,
-        );
+        let writer = Writer::new(connection, span, waiting, shared.clone(), checkpoints, lock, guard);
         let writer_thread = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || writer.run())
@@ -106,6 +119,8 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             jobs,
             room: Arc::new(Semaphore::new(permits(WRITES_WAITING_BYTES_MAX) as usize)),
+            watches: Watches::new(readers.clone(), args.streams.watch_stall_max),
+            snapshots: Snapshots::new(path, args.streams.snapshot_age_max),
             readers,
             shared,
             seals: Seals::new(facts.store_id, facts.secret),
@@ -113,6 +128,8 @@ impl Store {
             schema_version: facts.schema_version,
             store_id: Uuid::from_bytes(facts.store_id).to_string(),
             incarnation: Uuid::new_v4().to_string(),
+            history_seconds: args.storage_history_seconds,
+            history_bytes: args.storage_history_bytes,
             ended,
             threads: Mutex::new(vec![writer_thread, checkpoint_thread]),
         })))
@@ -120,6 +137,7 @@ impl Store {
 
     /// Ends what is under way, empties the write-ahead log and closes the file. Every later call fails.
     pub async fn close(self) {
+        self.0.snapshots.close().await;
         self.0.readers.close().await;
         let inner = Arc::clone(&self.0);
         let closing = tokio::task::spawn_blocking(move || {
@@ -169,6 +187,52 @@ impl Store {
         let clock = self.0.shared.clock.clone();
         let read = move |connection: &_| kv::scan(connection, clock.now_ms(), &scan);
         self.0.readers.read(deadline, read).await
+    }
+
+    /// Reads all pages from one snapshot. The flow ends with an error if it is read too slowly for that, or when `give_up`
+    /// is cancelled.
+    pub fn scan_stream(&self, scan: Scan, give_up: &CancellationToken) -> Result<Flow<Snapshot<ScanPage>>, StoreError> {
+        let clock = self.0.shared.clock.clone();
+        self.0.snapshots.begin(scan, clock, self.stop(give_up))
+    }
+
+    /// Tells of changes from some revision on, without gaps or repeats, until it is dropped. The flow ends with an error
+    /// if it is not read, if it falls behind what is kept of the history, or when `give_up` is cancelled.
+    pub async fn watch(
+        &self,
+        watch: Watch,
+        deadline: Deadline,
+        give_up: &CancellationToken,
+    ) -> Result<Flow<Told>, StoreError> {
+        let revision = self.0.shared.revision.subscribe();
+        let stop = self.stop(give_up);
+        self.0.watches.begin(watch, revision, deadline, stop).await
+    }
+
+    /// Watches that there are now.
+    #[must_use]
+    pub fn watches(&self) -> usize {
+        self.0.watches.count()
+    }
+
+    /// What watches can go back over.
+    pub async fn history(&self, deadline: Deadline) -> Result<HistoryStats, StoreError> {
+        let facts = self.0.readers.read(deadline, history::facts).await?;
+        Ok(facts.found.stats)
+    }
+
+    /// Forgets history that is not younger than `keep`, in steps between which others write; what was forgotten stays so
+    /// if the caller goes away. Answers the lowest revision that a watch can begin after then.
+    pub async fn compact_history(&self, keep: Duration) -> Result<u64, StoreError> {
+        let now_ms = self.0.shared.clock.now_ms();
+        loop {
+            let step =
+                move |connection: &_, _| history::trim(connection, now_ms, Span::younger_than(keep), Growth::default());
+            let trimmed = self.write(None, step).await?;
+            if trimmed.left == Left::Nothing {
+                return Ok(trimmed.history_revision);
+            }
+        }
     }
 
     /// All or nothing. Once begun it is finished, whether or not the caller still waits.
@@ -254,13 +318,16 @@ impl Store {
 
     /// Identity of the store and its engine.
     pub async fn info(&self, deadline: Deadline) -> Result<StoreInfo, StoreError> {
-        let snapshot = self.0.readers.read(deadline, |_| Ok(())).await?;
+        let facts = self.0.readers.read(deadline, history::facts).await?.found;
         Ok(StoreInfo {
             engine_version: self.0.engine_version.clone(),
             schema_version: self.0.schema_version,
             store_id: self.0.store_id.clone(),
             incarnation: self.0.incarnation.clone(),
-            store_revision: snapshot.store_revision,
+            store_revision: facts.revision,
+            history_revision: facts.history_revision,
+            history_seconds: self.0.history_seconds,
+            history_bytes: self.0.history_bytes,
         })
     }
 
@@ -268,6 +335,13 @@ impl Store {
     #[must_use]
     pub fn seals(&self) -> &Seals {
         &self.0.seals
+    }
+
+    fn stop(&self, draining: &CancellationToken) -> Stop {
+        Stop {
+            draining: draining.clone(),
+            ended: self.0.ended.clone(),
+        }
     }
 
     /// Makes a change in the next batch. Once begun it is finished, whether or not the caller still waits.

@@ -15,6 +15,12 @@ pub struct StoreInfo {
     pub incarnation: String,
     /// The store's revision.
     pub store_revision: u64,
+    /// The lowest revision that a watch can begin after.
+    pub history_revision: u64,
+    /// How long history is kept, in seconds.
+    pub history_seconds: u32,
+    /// And how much of it at most, in bytes.
+    pub history_bytes: u64,
 }
 
 /// When the caller stops waiting; none: never.

@@ -10,16 +10,19 @@ use tonic::{Request, Response, Status};
 
 use super::admission::{CALLS_MAX, deadline};
 use super::status;
+use crate::model::StoreInfo;
 use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
 
 /// What this build offers beyond the calls it lists.
-const CAPABILITIES: [&str; 6] = [
+const CAPABILITIES: [&str; 8] = [
     "commit_enqueue",
     "commit_settle",
     "prefix_check",
     "request_id",
     "scan_dereference",
     "scan_reverse",
+    "scan_stream",
+    "watch",
 ];
 
 /// Questions about the service itself.
@@ -44,14 +47,14 @@ impl AdminService for Admin {
         Ok(Response::new(v1::GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: "sqlite".to_owned(),
+            limits: limits(&info),
             engine_version: info.engine_version,
             schema_version: info.schema_version,
             store_id: info.store_id,
             store_revision: info.store_revision,
-            limits: limits(),
             capabilities: CAPABILITIES.map(str::to_owned).into(),
             incarnation: info.incarnation,
-            oldest_watch_revision: 0,
+            oldest_watch_revision: info.history_revision,
         }))
     }
 
@@ -87,7 +90,7 @@ impl AdminService for Admin {
 }
 
 /// Every limit that a caller can meet.
-fn limits() -> HashMap<String, u64> {
+fn limits(info: &StoreInfo) -> HashMap<String, u64> {
     let sizes = [
         ("namespace_chars", limits::NAMESPACE_CHARS_MAX),
         ("namespaces", limits::NAMESPACES_MAX),
@@ -107,6 +110,10 @@ fn limits() -> HashMap<String, u64> {
         ("scan_rows_default", limits::SCAN_ROWS_DEFAULT),
         ("scan_bytes", limits::SCAN_BYTES),
         ("scan_examined_keys", SCAN_KEYS_MAX),
+        ("scan_streams", limits::SCAN_STREAMS_MAX),
+        ("watches", limits::WATCHES_MAX),
+        ("watch_selectors", limits::WATCH_SELECTORS_MAX),
+        ("watch_batch_bytes", limits::WATCH_BATCH_BYTES),
         ("queue_name_chars", limits::QUEUE_NAME_CHARS_MAX),
         ("queues", limits::QUEUES_MAX),
         ("message_body_bytes", limits::MESSAGE_BODY_BYTES_MAX),
@@ -124,13 +131,21 @@ fn limits() -> HashMap<String, u64> {
         ("message_delay_seconds", limits::MESSAGE_DELAY_MAX),
         ("receive_wait_seconds", limits::RECEIVE_WAIT_MAX),
         ("lease_seconds", limits::LEASE_MAX),
+        ("snapshot_age_seconds", limits::SNAPSHOT_AGE_MAX),
+        ("watch_progress_seconds", limits::WATCH_PROGRESS_MAX),
+        ("watch_stall_seconds", limits::WATCH_STALL_MAX),
     ];
     let sizes = sizes.map(|(name, size)| (name, size as u64));
     let times = times.map(|(name, time): (_, Duration)| (name, time.as_secs()));
-    let least = [(
-        "lease_min_milliseconds",
-        u64::try_from(limits::LEASE_MIN.as_millis()).unwrap_or(u64::MAX),
-    )];
-    let all = sizes.into_iter().chain(times).chain(least);
+    let least = [
+        ("lease_min_milliseconds", limits::LEASE_MIN),
+        ("watch_progress_min_milliseconds", limits::WATCH_PROGRESS_MIN),
+    ];
+    let least = least.map(|(name, time)| (name, u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
+    let set = [
+        ("history_seconds", u64::from(info.history_seconds)),
+        ("history_bytes", info.history_bytes),
+    ];
+    let all = sizes.into_iter().chain(times).chain(least).chain(set);
     all.map(|(name, limit)| (name.to_owned(), limit)).collect()
 }

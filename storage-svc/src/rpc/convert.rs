@@ -3,6 +3,7 @@
 mod commit;
 mod queue;
 mod read;
+mod watch;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use proto::v1;
 pub(super) use self::commit::{commit, committed, delete, enqueue, outcome, put};
 pub(super) use self::queue::{delivery, queue, receive, settle, settled, stats};
 pub(super) use self::read::{batch_get, entry, get, scan, scan_page};
+pub(super) use self::watch::{scan_stream, scan_stream_page, told, watch};
 
 use crate::error::StoreError;
 use crate::model::{Content, Key, Namespace, Pairs, QueueName, With};

@@ -2,21 +2,24 @@
 
 use proto::v1;
 use proto::v1::kv_service_server::KvService;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::deadline;
-use super::{convert, status};
+use super::{convert, flow, status};
 use crate::store::Store;
 
 /// Reads and writes of keys.
 #[derive(Debug)]
 pub(super) struct Kv {
     store: Store,
+    draining: CancellationToken,
 }
 
 impl Kv {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store }
+    /// Streams end when `draining` is cancelled.
+    pub(super) fn new(store: Store, draining: CancellationToken) -> Self {
+        Self { store, draining }
     }
 }
 
@@ -89,13 +92,29 @@ impl KvService for Kv {
 
     type ScanStreamStream = tonic::codegen::BoxStream<v1::ScanStreamResponse>;
 
-    async fn scan_stream(&self, _: Request<v1::ScanStreamRequest>) -> Result<Response<Self::ScanStreamStream>, Status> {
-        Err(Status::unimplemented(""))
+    async fn scan_stream(
+        &self,
+        request: Request<v1::ScanStreamRequest>,
+    ) -> Result<Response<Self::ScanStreamStream>, Status> {
+        let seals = self.store.seals().clone();
+        let call = convert::scan_stream(request.into_inner(), &seals).map_err(status)?;
+        let pages = self.store.scan_stream(call.scan.clone(), &self.draining);
+        let pages = pages.map_err(status)?;
+        let convert = move |page| convert::scan_stream_page(page, &call, &seals);
+        Ok(Response::new(flow::stream(pages, convert)))
     }
 
     type WatchStream = tonic::codegen::BoxStream<v1::WatchResponse>;
 
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented(""))
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let as_bytes = request.as_bytes;
+        let watch = convert::watch(request).map_err(status)?;
+        let info = self.store.info(deadline).await.map_err(status)?;
+        let told = self.store.watch(watch, deadline, &self.draining).await;
+        let told = told.map_err(status)?;
+        let convert = move |told| convert::told(told, &info, as_bytes);
+        Ok(Response::new(flow::stream(told, convert)))
     }
 }

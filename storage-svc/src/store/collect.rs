@@ -1,13 +1,15 @@
-//! Takes expired entries and forgotten requests out of the file, some at a time. Nobody can see it happen: an entry is
-//! not there from its expiry on. So it takes no revision.
+//! Takes expired entries and forgotten requests out of the file, some at a time. No read can see it happen: an entry is
+//! not there from its expiry on. But watches are told, so what is collected together takes a revision.
 
 use rusqlite::Connection;
 
-use super::commit;
-use super::effects::Effects;
+use super::commit::{self, Gone};
+use super::effects::{Effects, Moment};
+use super::history::Recorder;
 use crate::error::StoreError;
+use crate::model::Event;
 
-const EXPIRED_ENTRIES: &str = "select namespace_id, key, value_id from entry where expire_ms <= ? \
+const EXPIRED_ENTRIES: &str = "select namespace_id, key, revision, value_id from entry where expire_ms <= ? \
      order by expire_ms limit ?";
 const EXPIRED_REQUESTS: &str = "select id from request where expire_ms <= ? order by expire_ms limit ?";
 const FORGET: &str = "delete from request where id = ?";
@@ -23,14 +25,22 @@ pub(super) enum Left {
 }
 
 /// Collects at most `rows_max` entries and as many requests.
-pub(super) fn collect(connection: &Connection, now_ms: i64, rows_max: usize) -> Result<(Left, Effects), StoreError> {
+pub(super) fn collect(connection: &Connection, moment: Moment, rows_max: usize) -> Result<(Left, Effects), StoreError> {
+    let Moment { now_ms, revision } = moment;
     let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
     let entries = connection
         .prepare_cached(EXPIRED_ENTRIES)?
         .query_map((now_ms, limit), |row| row.try_into())?
-        .collect::<rusqlite::Result<Vec<(i64, Vec<u8>, Option<i64>)>>>()?;
-    for (namespace_id, key, value_id) in &entries {
-        commit::delete_entry(connection, *namespace_id, key, *value_id)?;
+        .collect::<rusqlite::Result<Vec<(i64, Vec<u8>, i64, Option<i64>)>>>()?;
+    let mut recorder = Recorder::new(connection, now_ms, revision + 1);
+    for (namespace_id, key, written, value_id) in &entries {
+        let gone = Gone {
+            namespace_id: *namespace_id,
+            key,
+            revision: written.cast_unsigned(),
+            value_id: *value_id,
+        };
+        commit::remove(connection, &mut recorder, gone, Event::Expire)?;
     }
     let requests = connection
         .prepare_cached(EXPIRED_REQUESTS)?
@@ -46,6 +56,8 @@ pub(super) fn collect(connection: &Connection, now_ms: i64, rows_max: usize) -> 
     };
     let effects = Effects {
         wrote: !entries.is_empty() || !requests.is_empty(),
+        revision: (!entries.is_empty()).then_some(revision + 1),
+        history: recorder.growth(),
         ..Effects::default()
     };
     Ok((left, effects))

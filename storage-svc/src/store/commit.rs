@@ -6,13 +6,14 @@ use proto::limits::{NAMESPACES_MAX, PREFIX_CHECK_KEYS_MAX};
 use rusqlite::Connection;
 
 use super::effects::{Effects, Moment};
+use super::history::{Recorder, Written};
 use super::kv::{self, PrefixState};
 use super::queue::{self, Lately};
 use super::request;
 use crate::error::StoreError;
 use crate::model::{
-    Change, Check, Commit, Committed, Conflict, Content, Entry, Expect, Expiry, KeyName, Mutation, Namespace, Origin,
-    Outcome, Pairs, With,
+    Change, Check, Commit, Committed, Conflict, Content, Entry, Event, Expect, Expiry, KeyName, Mutation, Namespace,
+    Origin, Outcome, Pairs, With,
 };
 use crate::store::pairs;
 
@@ -54,6 +55,7 @@ pub(super) fn commit(
         writer.apply(index, mutation)?;
     }
     let (created, deleted, changed) = (writer.created, writer.deleted, writer.changed);
+    let growth = writer.recorder.growth();
     let mut lately = Lately::default();
     for settlement in &commit.settlements {
         queue::settle(connection, now_ms, settlement, &mut lately)?;
@@ -63,6 +65,7 @@ pub(super) fn commit(
     if changed {
         effects.wrote = true;
         effects.revision = Some(revision + 1);
+        effects.history.add(growth);
     }
     let committed = Committed {
         revision: if changed { revision + 1 } else { revision },
@@ -146,6 +149,7 @@ struct KeyWriter<'connection> {
     now_ms: i64,
     revision: u64,
     origin: Origin,
+    recorder: Recorder<'connection>,
     namespace_ids: HashMap<Namespace, Option<i64>>,
     created: u32,
     deleted: u32,
@@ -159,6 +163,7 @@ impl<'connection> KeyWriter<'connection> {
             now_ms,
             revision,
             origin,
+            recorder: Recorder::new(connection, now_ms, revision),
             namespace_ids: HashMap::new(),
             created: 0,
             deleted: 0,
@@ -195,7 +200,14 @@ impl<'connection> KeyWriter<'connection> {
         metadata: &Pairs,
     ) -> Result<(), StoreError> {
         let before = kv::stored(self.connection, namespace_id, &name.key)?;
-        self.delete_value(before.as_ref().and_then(|stored| stored.value_id))?;
+        if let Some(stored) = &before
+            && let Some(value_id) = stored.value_id
+            && !self.recorder.tells(stored.revision)?
+        {
+            self.connection.prepare_cached(DELETE_VALUE)?.execute([value_id])?;
+        }
+        // One that has expired is not there, collected or not. Whoever watches has not been told of its end, and needs
+        // not be: this put follows its last one.
         let before = before.filter(|stored| stored.is_live(self.now_ms));
         let (create_revision, version) = match &before {
             Some(stored) => (stored.create_revision, stored.version + 1),
@@ -213,6 +225,8 @@ impl<'connection> KeyWriter<'connection> {
             Expiry::AfterMs(ttl_ms) => Some(self.now_ms.saturating_add(ttl_ms)),
             Expiry::AtMs(time_ms) => Some(time_ms),
         };
+        let metadata = pairs::encode(metadata);
+        let is_text = matches!(content, Content::Text(_));
         self.connection.prepare_cached(PUT)?.execute(rusqlite::params![
             namespace_id,
             name.key.as_str().as_bytes(),
@@ -221,37 +235,43 @@ impl<'connection> KeyWriter<'connection> {
             version.cast_signed(),
             self.now_ms,
             expire_ms,
-            pairs::encode(metadata),
-            matches!(content, Content::Text(_)),
+            metadata,
+            is_text,
             inline_value,
             value_id,
         ])?;
+        let written = Written {
+            create_revision,
+            version,
+            expire_ms,
+            metadata: metadata.as_deref(),
+            is_text,
+            inline_value,
+            value_id,
+            value_bytes: bytes.len(),
+        };
+        self.recorder
+            .put(namespace_id, name.key.as_str().as_bytes(), &written)?;
         self.changed = true;
         self.created += u32::from(before.is_none());
         Ok(())
     }
 
-    /// An entry that has expired is left to be collected: it is not there already.
+    /// An entry that has expired is left to be collected: it is not there already, and its end is told then.
     fn delete(&mut self, namespace_id: i64, name: &KeyName) -> Result<(), StoreError> {
         let before = kv::stored(self.connection, namespace_id, &name.key)?;
         let Some(stored) = before.filter(|stored| stored.is_live(self.now_ms)) else {
             return Ok(());
         };
-        delete_entry(
-            self.connection,
+        let gone = Gone {
             namespace_id,
-            name.key.as_str().as_bytes(),
-            stored.value_id,
-        )?;
+            key: name.key.as_str().as_bytes(),
+            revision: stored.revision,
+            value_id: stored.value_id,
+        };
+        remove(self.connection, &mut self.recorder, gone, Event::Delete)?;
         self.changed = true;
         self.deleted += 1;
-        Ok(())
-    }
-
-    fn delete_value(&self, value_id: Option<i64>) -> Result<(), StoreError> {
-        if let Some(id) = value_id {
-            self.connection.prepare_cached(DELETE_VALUE)?.execute([id])?;
-        }
         Ok(())
     }
 
@@ -283,16 +303,30 @@ impl<'connection> KeyWriter<'connection> {
     }
 }
 
-/// Takes an entry and its value out of the file.
-pub(super) fn delete_entry(
+/// An entry that goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gone<'key> {
+    pub(super) namespace_id: i64,
+    pub(super) key: &'key [u8],
+    /// That last wrote it.
+    pub(super) revision: u64,
+    pub(super) value_id: Option<i64>,
+}
+
+/// Takes an entry out of the file and records it. Its value goes too, unless the history still tells it.
+pub(super) fn remove(
     connection: &Connection,
-    namespace_id: i64,
-    key: &[u8],
-    value_id: Option<i64>,
+    recorder: &mut Recorder<'_>,
+    gone: Gone<'_>,
+    event: Event,
 ) -> Result<(), StoreError> {
-    connection.prepare_cached(DELETE)?.execute((namespace_id, key))?;
-    if let Some(id) = value_id {
-        connection.prepare_cached(DELETE_VALUE)?.execute([id])?;
+    connection
+        .prepare_cached(DELETE)?
+        .execute((gone.namespace_id, gone.key))?;
+    if let Some(value_id) = gone.value_id
+        && !recorder.tells(gone.revision)?
+    {
+        connection.prepare_cached(DELETE_VALUE)?.execute([value_id])?;
     }
-    Ok(())
+    recorder.removed(gone.namespace_id, gone.key, event)
 }

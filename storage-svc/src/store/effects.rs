@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::history::Growth;
+
 /// When a request runs, and on which state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
@@ -25,6 +27,8 @@ pub(super) struct Effects {
     pub(super) released: Vec<u64>,
     /// Queues that messages became ready in.
     pub(super) ready: BTreeSet<i64>,
+    /// Changes of keys that it recorded or forgot.
+    pub(super) history: Growth,
 }
 
 impl Effects {
@@ -35,5 +39,6 @@ impl Effects {
         self.timed |= later.timed;
         self.released.extend(later.released);
         self.ready.extend(later.ready);
+        self.history.add(later.history);
     }
 }

@@ -108,16 +108,25 @@ impl Stored {
     }
 
     fn content(&mut self, connection: &Connection) -> Result<Content, StoreError> {
-        let bytes = match (self.inline_value.take(), self.value_id) {
-            (Some(bytes), _) => bytes,
-            (None, Some(id)) => connection
-                .prepare_cached(VALUE)?
-                .query_row([id], |row| row.get(0))
-                .optional()?
-                .ok_or(StoreError::Damaged("an entry without its value"))?,
-            (None, None) => return Err(StoreError::Damaged("an entry without a value")),
-        };
+        let bytes = value(connection, self.inline_value.take(), self.value_id)?;
         content(self.is_text, bytes)
+    }
+}
+
+/// A value, wherever it lies.
+pub(super) fn value(
+    connection: &Connection,
+    inline_value: Option<Vec<u8>>,
+    value_id: Option<i64>,
+) -> Result<Vec<u8>, StoreError> {
+    match (inline_value, value_id) {
+        (Some(bytes), _) => Ok(bytes),
+        (None, Some(id)) => connection
+            .prepare_cached(VALUE)?
+            .query_row([id], |row| row.get(0))
+            .optional()?
+            .ok_or(StoreError::Damaged("an entry without its value")),
+        (None, None) => Err(StoreError::Damaged("an entry without a value")),
     }
 }
 
@@ -340,7 +349,7 @@ pub(super) enum PrefixState {
 
 /// The first key, and the first one past the last, as bytes. No byte of UTF-8 is 0xff, so a prefix's end is the prefix
 /// with its last byte raised: not a text, but nothing here needs it to be one.
-fn bounds(selection: &Selection) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn bounds(selection: &Selection) -> (Vec<u8>, Vec<u8>) {
     match selection {
         Selection::Prefix(prefix) => {
             let mut end = prefix.as_bytes().to_vec();
@@ -362,13 +371,18 @@ fn bounds(selection: &Selection) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn key_of(row: &Row<'_>) -> Result<Key, StoreError> {
-    let key = String::from_utf8(row.get(0)?).ok();
+    stored_key(row.get(0)?)
+}
+
+/// A key as it lies in a column.
+pub(super) fn stored_key(column: Vec<u8>) -> Result<Key, StoreError> {
+    let key = String::from_utf8(column).ok();
     key.and_then(|key| Key::parse(key).ok())
         .ok_or(StoreError::Damaged("a key that is none"))
 }
 
 /// About what an entry takes in an answer.
-fn entry_bytes(entry: &Entry) -> usize {
+pub(super) fn entry_bytes(entry: &Entry) -> usize {
     let metadata: usize = entry
         .metadata
         .iter()

@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::DropGuard;
 
 use super::checkpoint::{Checkpoints, checkpoint};
 use super::clock::StoreClock;
 use super::collect::{self, Left};
 use super::effects::{Effects, Moment};
+use super::history::{self, Span};
 use super::lock::Lock;
 use super::queue::Lately;
 use super::schema::BUSY_TIMEOUT;
@@ -50,7 +51,8 @@ const FREE_PAGES_KEPT: i64 = 1_024;
 /// Most pages that an idle tick gives back to the file system.
 const FREE_PAGES_GIVEN: i64 = 512;
 
-const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?) where id = 0";
+const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?), \
+     history_changes = history_changes + ?, history_bytes = history_bytes + ? where id = 0";
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -144,6 +146,8 @@ pub(super) struct Shared {
     pub(super) next_due_ms: Arc<AtomicI64>,
     /// Leases of callers who went away.
     pub(super) returned: Arc<Mutex<Vec<Lease>>>,
+    /// The store's revision, told after each commit and before its answers.
+    pub(super) revision: watch::Sender<u64>,
 }
 
 /// The state of the thread.
@@ -153,6 +157,8 @@ pub(super) struct Writer {
     shared: Shared,
     checkpoints: Checkpoints,
     revision: u64,
+    /// How much history is kept.
+    span: Span,
     lines: Lines,
     /// Queues that may have both messages and callers left over from the last batch.
     hungry: BTreeSet<i64>,
@@ -171,7 +177,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        revision: u64,
+        span: Span,
         jobs: Receiver<Job>,
         shared: Shared,
         checkpoints: Checkpoints,
@@ -179,12 +185,14 @@ impl Writer {
         ended: DropGuard,
     ) -> Self {
         let now = Instant::now();
+        let revision = *shared.revision.borrow();
         Self {
             connection,
             jobs,
             shared,
             checkpoints,
             revision,
+            span,
             lines: Lines::default(),
             hungry: BTreeSet::new(),
             batch: 0,
@@ -345,16 +353,25 @@ impl Writer {
         asked.extend(&batch.effects.ready);
         self.hungry = serve(&mut batch, &mut self.lines, asked, answers);
         if own.collects {
-            let left = batch.attempt(|connection, _| collect::collect(connection, now_ms, COLLECT_ROWS_MAX));
-            let pause = match &left {
-                Ok(Left::More) => Duration::ZERO,
-                Ok(Left::Nothing) | Err(_) => TICK,
+            let collected = batch.attempt(|connection, moment| collect::collect(connection, moment, COLLECT_ROWS_MAX));
+            let (span, added) = (self.span, batch.effects.history);
+            let trimmed = batch.attempt(|connection, _| history::trim(connection, now_ms, span, added));
+            let left = [collected, trimmed.map(|trimmed| trimmed.left)];
+            let pause = if left.iter().any(|left| matches!(left, Ok(Left::More))) {
+                Duration::ZERO
+            } else {
+                TICK
             };
             self.collect_at = Instant::now() + pause;
-            own_work = own_work.and(left.map(|_| ()));
+            own_work = left
+                .into_iter()
+                .fold(own_work, |so_far, left| so_far.and(left.map(|_| ())));
         }
         let (revision, effects) = batch.commit()?;
-        self.revision = revision;
+        if revision > self.revision {
+            self.revision = revision;
+            self.shared.revision.send_replace(revision);
+        }
         if effects.wrote {
             self.checkpoints.committed();
         }
@@ -465,9 +482,12 @@ impl Batch<'_> {
     fn commit(self) -> Result<(u64, Effects), StoreError> {
         let transaction = self.transaction?;
         if self.effects.wrote {
-            transaction
-                .prepare_cached(SET_STORE)?
-                .execute((self.revision.cast_signed(), self.now_ms))?;
+            transaction.prepare_cached(SET_STORE)?.execute((
+                self.revision.cast_signed(),
+                self.now_ms,
+                self.effects.history.changes,
+                self.effects.history.bytes,
+            ))?;
         }
         transaction.commit()?;
         Ok((self.revision, self.effects))

@@ -6,7 +6,7 @@ use proto::v1::selector::Keys;
 
 use super::{count, entry_content, key, namespace, timestamp, with};
 use crate::error::StoreError;
-use crate::model::{Dereference, Entry, KeyName, Scan, ScanPage, Selection, With};
+use crate::model::{Dereference, Entry, KeyName, Namespace, Scan, ScanPage, Selection, With};
 use crate::receipt::Seals;
 
 pub(in crate::rpc) fn get(request: v1::GetRequest) -> Result<(KeyName, With), StoreError> {
@@ -55,16 +55,10 @@ pub(in crate::rpc) fn scan(request: v1::ScanRequest, seals: &Seals) -> Result<Sc
         }),
         None => None,
     };
+    let (namespace, selection) = self::selector(selector, "selector")?;
     let mut scan = Scan {
-        namespace: namespace(selector.namespace, "selector.namespace")?,
-        selection: match selector.keys {
-            None => Selection::Prefix(String::new()),
-            Some(Keys::Prefix(prefix)) => Selection::Prefix(bound(prefix, "selector.prefix")?),
-            Some(Keys::Range(range)) => Selection::Range {
-                start: bound(range.start, "selector.range.start")?,
-                end: bound(range.end, "selector.range.end")?,
-            },
-        },
+        namespace,
+        selection,
         reverse: request.reverse,
         rows_max,
         after: None,
@@ -85,6 +79,19 @@ pub(in crate::rpc) fn scan(request: v1::ScanRequest, seals: &Seals) -> Result<Sc
         scan,
         as_bytes: request.as_bytes,
     })
+}
+
+/// Some keys of one namespace.
+pub(super) fn selector(wire: v1::Selector, field: &str) -> Result<(Namespace, Selection), StoreError> {
+    let selection = match wire.keys {
+        None => Selection::Prefix(String::new()),
+        Some(Keys::Prefix(prefix)) => Selection::Prefix(bound(prefix, format!("{field}.prefix"))?),
+        Some(Keys::Range(range)) => Selection::Range {
+            start: bound(range.start, format!("{field}.range.start"))?,
+            end: bound(range.end, format!("{field}.range.end"))?,
+        },
+    };
+    Ok((namespace(wire.namespace, format!("{field}.namespace"))?, selection))
 }
 
 /// The start of keys: as long as a key, but it may be empty.

@@ -17,7 +17,9 @@ use crate::model::{
 };
 use crate::store::kv;
 use crate::store::waiting::{Ask, Patience, Returns};
-use crate::store::{checkpoint::Checkpoints, collect, commit, queue, request, schema};
+use crate::store::{changes, checkpoint::Checkpoints, collect, commit, queue, request, schema};
+
+mod history;
 
 struct Bench {
     writer: Writer,
@@ -39,12 +41,17 @@ impl Bench {
             clock: StoreClock::new(clock.clone(), facts.clock_ms),
             next_due_ms: Arc::new(AtomicI64::new(i64::MIN)),
             returned: Arc::default(),
+            revision: watch::Sender::new(facts.revision),
+        };
+        let span = Span {
+            kept_ms: 3_600_000,
+            bytes_max: 256 * 1024 * 1024,
         };
         let (jobs, waiting) = sync_channel(1_024);
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
         Self {
-            writer: Writer::new(connection, facts.revision, waiting, shared, checkpoints, lock, guard),
+            writer: Writer::new(connection, span, waiting, shared, checkpoints, lock, guard),
             jobs,
             clock,
             ended,
@@ -108,6 +115,16 @@ impl Bench {
             With::Content,
         )
         .expect("the store reads")
+    }
+
+    fn rows(&self, table: &str) -> i64 {
+        let sql = format!("select count(*) from {table}");
+        let rows = self.writer.connection.query_row(&sql, (), |row| row.get(0));
+        rows.expect("the table counts")
+    }
+
+    fn revision(&self) -> u64 {
+        kv::store_revision(&self.writer.connection).expect("the store reads")
     }
 
     fn figures(&self) -> (u64, u64, u64, u64) {
@@ -211,10 +228,7 @@ fn a_request_that_fails_leaves_no_trace_in_the_batch_it_shares() {
         "nobody is woken for a message that was not enqueued"
     );
     assert_eq!(bench.figures(), (0, 0, 0, 0));
-    assert_eq!(
-        kv::store_revision(&bench.writer.connection).expect("the store reads"),
-        3
-    );
+    assert_eq!(bench.revision(), 3);
 }
 
 proptest! {
@@ -488,7 +502,7 @@ fn a_lease_that_ran_out_backs_off_and_ends_dead() {
 const LEASE_ERROR: &str = "the lease ran out";
 
 #[test]
-fn what_has_expired_is_collected_in_steps_and_takes_no_revision() {
+fn what_has_expired_is_collected_in_steps_that_take_a_revision_each() {
     let mut bench = Bench::new();
     let count = COLLECT_ROWS_MAX + 10;
     let mut expiring = Commit::new(Origin::Commit);
@@ -502,32 +516,23 @@ fn what_has_expired_is_collected_in_steps_and_takes_no_revision() {
     let mut done = bench.commit(expiring.named("remembered".to_owned()), None);
     bench.work();
     assert_eq!(revision(&mut done), 1);
-    let rows = |bench: &Bench, table: &str| -> i64 {
-        let sql = format!("select count(*) from {table}");
-        bench
-            .writer
-            .connection
-            .query_row(&sql, (), |row| row.get(0))
-            .expect("the table counts")
-    };
     bench.clock.advance_ms(999);
     assert!(bench.entry("k0").is_some());
     bench.clock.advance_ms(1);
     assert_eq!(bench.entry("k0"), None, "it is gone at its time, collected or not");
     bench.writer.collect_at = Instant::now();
     bench.work();
-    assert_eq!(rows(&bench, "entry"), 10, "one step");
+    assert_eq!(bench.rows("entry"), 10, "one step");
+    assert_eq!(bench.revision(), 2);
     bench.work();
-    assert_eq!((rows(&bench, "entry"), rows(&bench, "value")), (0, 0));
-    assert_eq!(rows(&bench, "request"), 1);
+    assert_eq!(bench.rows("entry"), 0);
+    assert_eq!(bench.revision(), 3);
+    assert_eq!(bench.rows("request"), 1);
     bench.clock.advance_ms(600_000);
     bench.writer.collect_at = Instant::now();
     bench.work();
-    assert_eq!(rows(&bench, "request"), 0);
-    assert_eq!(
-        kv::store_revision(&bench.writer.connection).expect("the store reads"),
-        1
-    );
+    assert_eq!(bench.rows("request"), 0);
+    assert_eq!(bench.revision(), 3, "nobody is told of requests");
 }
 
 #[test]
@@ -589,6 +594,8 @@ fn hot_statements_search_and_never_scan_or_sort() {
         &queue::STATEMENTS,
         &request::STATEMENTS,
         &collect::STATEMENTS,
+        &crate::store::history::STATEMENTS,
+        &changes::STATEMENTS,
         &[SET_STORE],
     ];
     for sql in statements.into_iter().flatten() {

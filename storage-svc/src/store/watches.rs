@@ -1,0 +1,225 @@
+//! Watches: each is a cursor over the history, moved by a task of its own. There are no queues of events: a watch that
+//! falls behind reads what it missed, and one that falls too far behind is told so.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::limits::{WATCH_BATCH_BYTES, WATCHES_MAX};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::changes::{self, Cursor, Page, Query};
+use super::flow::{End, Flow, Refusal, Source, flow};
+use super::readers::Readers;
+use super::stop::Stop;
+use super::{history, kv};
+use crate::error::StoreError;
+use crate::model::{Deadline, Told, Watch};
+
+/// Most watches that read at the same time, so that they leave readers to the calls.
+const READING_MAX: usize = 2;
+
+/// The watches of a store.
+#[derive(Debug)]
+pub(super) struct Watches {
+    readers: Readers,
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+    stall_max: Duration,
+}
+
+impl Watches {
+    pub(super) fn new(readers: Readers, stall_max: Duration) -> Self {
+        Self {
+            readers,
+            places: Arc::new(Semaphore::new(WATCHES_MAX)),
+            turns: Arc::new(Semaphore::new(READING_MAX)),
+            stall_max,
+        }
+    }
+
+    /// How many there are now.
+    pub(super) fn count(&self) -> usize {
+        WATCHES_MAX - self.places.available_permits()
+    }
+
+    /// Begins one. `revision` tells of commits.
+    pub(super) async fn begin(
+        &self,
+        watch: Watch,
+        mut revision: watch::Receiver<u64>,
+        deadline: Deadline,
+        stop: Stop,
+    ) -> Result<Flow<Told>, StoreError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| StoreError::TooMany {
+            what: "watches",
+            most: WATCHES_MAX,
+        })?;
+        let facts = self.readers.read(deadline, history::facts).await?.found;
+        let after = watch.after_revision.unwrap_or(facts.revision);
+        if after > facts.revision {
+            return Err(StoreError::RevisionAhead {
+                store_revision: facts.revision,
+            });
+        }
+        if after < facts.history_revision {
+            return Err(StoreError::HistoryGone {
+                oldest: facts.history_revision,
+                store_revision: facts.revision,
+            });
+        }
+        revision.mark_unchanged();
+        let (source, flow) = flow();
+        let teller = Teller {
+            readers: self.readers.clone(),
+            turns: Arc::clone(&self.turns),
+            revision,
+            query: Arc::new(Query {
+                selectors: watch.selectors,
+                with: watch.with,
+            }),
+            cursor: Cursor::behind(after),
+            told: after,
+            told_at: Instant::now(),
+            marked: false,
+            patience: self.stall_max,
+            stall_max: self.stall_max,
+            progress_interval: watch.progress_interval,
+            stop,
+            source,
+            _place: place,
+        };
+        tokio::spawn(teller.run(facts));
+        Ok(flow)
+    }
+}
+
+/// One watch.
+struct Teller {
+    readers: Readers,
+    turns: Arc<Semaphore>,
+    revision: watch::Receiver<u64>,
+    query: Arc<Query>,
+    cursor: Cursor,
+    /// Everything up to this revision has been told.
+    told: u64,
+    told_at: Instant,
+    /// A progress mark has been told.
+    marked: bool,
+    /// How long the next message may wait for the reader.
+    patience: Duration,
+    stall_max: Duration,
+    progress_interval: Duration,
+    stop: Stop,
+    source: Source<Told>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Teller {
+    async fn run(mut self, facts: history::Facts) {
+        let ended = self.follow(facts).await.map(|never| match never {});
+        self.source.end(ended);
+    }
+
+    async fn follow(&mut self, facts: history::Facts) -> Result<Infallible, End> {
+        self.tell(Told::Head {
+            store_revision: facts.revision,
+            oldest_revision: facts.history_revision,
+        })
+        .await?;
+        loop {
+            let page = self.read().await?;
+            for batch in page.batches {
+                self.tell(Told::Changes(batch)).await?;
+            }
+            self.cursor = page.cursor;
+            let is_due = if self.marked {
+                self.told_at.elapsed() >= self.progress_interval
+            } else {
+                self.cursor.complete >= facts.revision
+            };
+            if is_due {
+                self.mark().await?;
+            }
+            if page.is_last {
+                self.wait().await?;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Page, End> {
+        let (query, cursor) = (Arc::clone(&self.query), self.cursor);
+        let reading = async {
+            let turn = Arc::clone(&self.turns).acquire_owned().await;
+            let read = move |connection: &_| {
+                // Held until the read is over, even if nobody waits for it any more.
+                let _turn = turn;
+                changes::page(connection, &query, cursor)
+            };
+            self.readers.read(None, read).await
+        };
+        tokio::select! {
+            biased;
+            () = self.source.gone() => Err(End::Gone),
+            () = self.stop.stopped() => Err(StoreError::Closing.into()),
+            page = reading => Ok(page?.found),
+        }
+    }
+
+    /// Waits for a commit, telling now and then that there was none.
+    async fn wait(&mut self) -> Result<(), End> {
+        loop {
+            let due = self.told_at + self.progress_interval;
+            let complete = self.cursor.complete;
+            tokio::select! {
+                biased;
+                () = self.source.gone() => return Err(End::Gone),
+                () = self.stop.stopped() => return Err(StoreError::Closing.into()),
+                () = tokio::time::sleep_until(due.into()) => {}
+                changed = self.revision.wait_for(|revision| *revision > complete) => {
+                    return changed.map(|_| ()).map_err(|_| StoreError::Closing.into());
+                }
+            }
+            self.mark().await?;
+        }
+    }
+
+    async fn mark(&mut self) -> Result<(), End> {
+        self.marked = true;
+        self.tell(Told::Progress(self.cursor.complete)).await
+    }
+
+    async fn tell(&mut self, told: Told) -> Result<(), End> {
+        let (revision, bytes) = match &told {
+            Told::Head { .. } => (None, 0),
+            Told::Changes(batch) => {
+                let bytes = batch.events.iter().map(|(_, entry)| kv::entry_bytes(entry)).sum();
+                ((!batch.more).then_some(batch.revision), bytes)
+            }
+            Told::Progress(revision) => (Some(*revision), 0),
+        };
+        let latest = Instant::now() + self.patience;
+        let handed_over = tokio::select! {
+            biased;
+            () = self.stop.stopped() => return Err(StoreError::Closing.into()),
+            handed_over = self.source.hand_over(told, latest) => handed_over,
+        };
+        match handed_over {
+            Ok(()) => {}
+            Err(Refusal::Gone) => return Err(End::Gone),
+            Err(Refusal::Late) => {
+                return Err(StoreError::SlowWatcher {
+                    last_revision: self.told,
+                }
+                .into());
+            }
+        }
+        self.told = revision.unwrap_or(self.told);
+        self.told_at = Instant::now();
+        // The next one waits until this one is on its way, which takes longer if it is large.
+        let batches = u32::try_from(bytes / WATCH_BATCH_BYTES).unwrap_or(u32::MAX);
+        self.patience = self.stall_max.saturating_mul(batches.saturating_add(1));
+        Ok(())
+    }
+}

@@ -78,6 +78,8 @@ pub const DEDUP_ID_BYTES_MAX: usize = 128;
 pub const DEDUP_WINDOW_MAX: Duration = Duration::from_hours(7 * 24);
 /// Longest time that a queue keeps its dead messages, unless it keeps them for ever.
 pub const DEAD_RETENTION_MAX: Duration = Duration::from_hours(366 * 24);
+/// Most that a queue can spread its back-offs, in per cent.
+pub const BACKOFF_JITTER_PERCENT_MAX: u32 = 100;
 /// Most attempts that a queue can give its messages.
 pub const QUEUE_ATTEMPTS_MAX: u32 = 1_000;
 /// Most messages that a queue can be set to hold.

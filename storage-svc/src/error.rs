@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::limits::DELETE_QUEUE_MESSAGES_MAX;
 use rusqlite::ErrorCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// Asked of clients that meet a full queue or a failing disk.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
+/// Asked of clients that meet a queue with as many messages as it may hold: somebody has to work first.
+const QUEUE_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The domain of every `google.rpc.ErrorInfo` of this service.
 const ERROR_DOMAIN: &str = "storage.dp1";
 
@@ -67,6 +70,44 @@ pub enum StoreError {
         what: &'static str,
         /// How many.
         most: usize,
+    },
+    /// The queue was deleted while the caller waited at it.
+    #[error("the queue was deleted")]
+    QueueDeleted,
+    /// The queue is there, with other settings.
+    #[error("the queue {0:?} is there already, with other settings")]
+    QueueExists(String),
+    /// The queue holds as many messages as it may.
+    #[error("the queue {queue:?} holds {depth_max} messages, as many as it may")]
+    QueueFull {
+        /// Which queue.
+        queue: String,
+        /// As many as it may hold.
+        depth_max: u64,
+    },
+    /// The queue holds messages, and its deletion was not forced.
+    #[error("the queue {queue:?} holds {messages} messages")]
+    QueueNotEmpty {
+        /// Which queue.
+        queue: String,
+        /// So many.
+        messages: u64,
+    },
+    /// The queue holds more messages than go with it in one call.
+    #[error("the queue {queue:?} holds {messages} messages, more than can be deleted with it")]
+    QueueTooLarge {
+        /// Which queue.
+        queue: String,
+        /// So many.
+        messages: u64,
+    },
+    /// There is no such message in the queue.
+    #[error("there is no message {message:?} in the queue {queue:?}")]
+    MessageNotFound {
+        /// Which queue.
+        queue: String,
+        /// Its id or dedup id.
+        message: String,
     },
     /// Too much is waiting already.
     #[error("the store is overloaded")]
@@ -173,6 +214,42 @@ impl From<StoreError> for Status {
                 error_info("SLOW_WATCHER", &[("last_revision", last_revision)]),
             ),
             StoreError::SnapshotTooOld => (Code::Aborted, error_info("SNAPSHOT_TOO_OLD", &[])),
+            StoreError::QueueDeleted => (
+                Code::NotFound,
+                ErrorDetails::with_resource_info("queue", "", "", "it was deleted"),
+            ),
+            StoreError::QueueExists(queue) => (
+                Code::AlreadyExists,
+                ErrorDetails::with_resource_info("queue", queue, "", "its settings are others"),
+            ),
+            StoreError::QueueFull { queue, depth_max } => {
+                let rule = format!("holds at most {depth_max} messages");
+                let mut details = ErrorDetails::with_quota_failure_violation(format!("queue:{queue}"), rule);
+                details.set_retry_info(Some(QUEUE_RETRY_DELAY));
+                (Code::ResourceExhausted, details)
+            }
+            StoreError::QueueNotEmpty { queue, messages } => (
+                Code::FailedPrecondition,
+                ErrorDetails::with_precondition_failure_violation(
+                    "QUEUE_NOT_EMPTY",
+                    format!("queue:{queue}"),
+                    format!("it holds {messages} messages: purge them, or force the deletion"),
+                ),
+            ),
+            StoreError::QueueTooLarge { queue, messages } => (
+                Code::FailedPrecondition,
+                ErrorDetails::with_precondition_failure_violation(
+                    "QUEUE_TOO_LARGE",
+                    format!("queue:{queue}"),
+                    format!(
+                        "it holds {messages} messages, and {DELETE_QUEUE_MESSAGES_MAX} can go with it: purge first"
+                    ),
+                ),
+            ),
+            StoreError::MessageNotFound { queue, message } => (
+                Code::NotFound,
+                ErrorDetails::with_resource_info("message", message, queue, "it is not there"),
+            ),
             StoreError::Overloaded | StoreError::TooMany { .. } => (
                 Code::ResourceExhausted,
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY)),

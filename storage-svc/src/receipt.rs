@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{Fingerprint, Key, Lease, Scan, Selection, With};
+use crate::model::{Fingerprint, Key, Lease, MessageList, QueueName, Scan, Selection, With};
 
 /// Form of the receipts and tokens that this build writes and reads.
 const FORM: u8 = 1;
@@ -72,26 +72,74 @@ impl Seals {
     /// The token that continues `scan` after `last`.
     #[must_use]
     pub fn page_token(&self, scan: &Scan, as_bytes: bool, last: &Key) -> String {
-        let mut token = Vec::with_capacity(TOKEN_HEAD_BYTES + last.as_str().len());
-        token.push(FORM);
-        token.extend(self.store_id);
-        token.extend(query_digest(scan, as_bytes));
-        token.extend(last.as_str().as_bytes());
-        URL_SAFE_NO_PAD.encode(token)
+        self.token(query_digest(scan, as_bytes), last.as_str().as_bytes())
     }
 
     /// The key after which `token` continues `scan`; none if it is of another store or another query.
     #[must_use]
     pub fn page_start(&self, scan: &Scan, as_bytes: bool, token: &str) -> Option<Key> {
+        let last = self.last(query_digest(scan, as_bytes), token)?;
+        Key::parse(String::from_utf8(last).ok()?).ok()
+    }
+
+    /// The token that continues a list of queues after `last`.
+    #[must_use]
+    pub fn queue_token(&self, last: &QueueName) -> String {
+        self.token(queues_digest(), last.as_str().as_bytes())
+    }
+
+    /// The queue after which `token` continues a list of queues; none if it is of another store or another query.
+    #[must_use]
+    pub fn queue_start(&self, token: &str) -> Option<QueueName> {
+        let last = self.last(queues_digest(), token)?;
+        QueueName::parse(String::from_utf8(last).ok()?).ok()
+    }
+
+    /// The token that continues `list` after the message `last`.
+    #[must_use]
+    pub fn message_token(&self, list: &MessageList, last: u64) -> String {
+        self.token(messages_digest(list), &last.to_be_bytes())
+    }
+
+    /// The message after which `token` continues `list`; none if it is of another store or another query.
+    #[must_use]
+    pub fn message_start(&self, list: &MessageList, token: &str) -> Option<u64> {
+        let last = self.last(messages_digest(list), token)?;
+        Some(u64::from_be_bytes(last.try_into().ok()?))
+    }
+
+    fn token(&self, query: [u8; MAC_BYTES], last: &[u8]) -> String {
+        let mut token = Vec::with_capacity(TOKEN_HEAD_BYTES + last.len());
+        token.push(FORM);
+        token.extend(self.store_id);
+        token.extend(query);
+        token.extend(last);
+        URL_SAFE_NO_PAD.encode(token)
+    }
+
+    /// What the page before ended with, if the token is of this store and this query.
+    fn last(&self, query: [u8; MAC_BYTES], token: &str) -> Option<Vec<u8>> {
         let token = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (head, last) = token.split_at_checked(TOKEN_HEAD_BYTES)?;
         let (form, head) = head.split_first()?;
-        let (store_id, query) = head.split_first_chunk::<16>()?;
-        if *form != FORM || *store_id != self.store_id || query != query_digest(scan, as_bytes) {
-            return None;
-        }
-        Key::parse(String::from_utf8(last.to_vec()).ok()?).ok()
+        let (store_id, rest) = head.split_first_chunk::<16>()?;
+        (*form == FORM && *store_id == self.store_id && rest == query).then(|| last.to_vec())
     }
+}
+
+fn queues_digest() -> [u8; MAC_BYTES] {
+    let mut digest = Fingerprint::default();
+    digest.text("queues");
+    cut(digest.finish())
+}
+
+/// Of every field but the page's size and start.
+fn messages_digest(list: &MessageList) -> [u8; MAC_BYTES] {
+    let mut digest = Fingerprint::default();
+    digest.text("messages").text(list.queue.as_str());
+    digest.number(list.state.map_or(0, |state| state as u64));
+    digest.number(u64::from(list.with == With::NoContent));
+    cut(digest.finish())
 }
 
 /// Of every field but the page's size and start.

@@ -13,6 +13,7 @@ mod kv;
 mod lock;
 mod pairs;
 mod queue;
+mod queues;
 mod readers;
 mod request;
 mod schema;
@@ -23,7 +24,7 @@ mod watches;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -53,8 +54,8 @@ use self::writer::{Job, Shared, Write, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
 use crate::model::{
-    Commit, Deadline, Delivery, Entry, HistoryStats, KeyName, Outcome, QueueName, QueueStats, Receive, Scan, ScanPage,
-    Settled, Settlement, Snapshot, StoreInfo, Told, Watch, With,
+    Commit, Deadline, Delivery, Entry, HistoryStats, KeyName, Outcome, Receive, Scan, ScanPage, Settled, Settlement,
+    Snapshot, StoreInfo, Told, Watch, With,
 };
 use crate::receipt::Seals;
 
@@ -298,22 +299,6 @@ impl Store {
             };
         }
         Ok(answered.await.map_err(|_| StoreError::Closing)??.take())
-    }
-
-    /// Exact figures of a queue: what the clock has moved until now is moved first.
-    pub async fn queue_stats(&self, queue: QueueName, deadline: Deadline) -> Result<QueueStats, StoreError> {
-        let Shared { clock, next_due_ms, .. } = &self.0.shared;
-        while next_due_ms.load(Ordering::SeqCst) <= clock.now_ms() {
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Err(StoreError::DeadlineExceeded);
-            }
-            let (answer, answered) = oneshot::channel();
-            self.submit(Job::Sweep(answer))?;
-            answered.await.map_err(|_| StoreError::Closing)??;
-        }
-        let clock = clock.clone();
-        let read = move |connection: &_| queue::stats(connection, clock.now_ms(), &queue);
-        Ok(self.0.readers.read(deadline, read).await?.found)
     }
 
     /// Identity of the store and its engine.

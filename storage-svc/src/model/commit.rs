@@ -2,7 +2,7 @@
 
 use super::fingerprint::Fingerprint;
 use super::name::{Content, KeyName, Namespace, Pairs};
-use super::queue::{Action, NewMessage, Settlement};
+use super::queue::{Action, Enqueued, NewMessage, Settlement};
 use super::read::Entry;
 
 /// When an entry ceases to be there.
@@ -199,6 +199,14 @@ impl Commit {
         for message in &self.enqueues {
             digest.text(message.queue.as_str()).content(&message.body);
             digest.pairs(&message.attributes).signed(message.delay_ms);
+            // Set off by what is no text's length, and left out when empty: digests that an earlier version
+            // remembered stay good.
+            if let Some(key) = &message.ordering_key {
+                digest.number(u64::MAX).text(key);
+            }
+            if let Some(id) = &message.dedup_id {
+                digest.number(u64::MAX - 1).text(id);
+            }
         }
         digest.number(self.settlements.len() as u64);
         for settlement in &self.settlements {
@@ -231,8 +239,8 @@ pub struct Committed {
     pub revision: u64,
     /// When.
     pub commit_ms: i64,
-    /// Ids of the new messages, in order.
-    pub enqueued: Vec<u64>,
+    /// What became of the new messages, in order.
+    pub enqueued: Vec<Enqueued>,
     /// Keys that were not there before.
     pub created: u32,
     /// Keys that were there before and are not now.

@@ -13,8 +13,21 @@ pub struct NewMessage {
     pub body: Content,
     /// About it.
     pub attributes: Pairs,
+    /// Delivered one at a time with those of the same key; never empty.
+    pub ordering_key: Option<String>,
+    /// Not added if there was one with the same id within the queue's window; never empty.
+    pub dedup_id: Option<String>,
     /// Not delivered earlier than this from now.
     pub delay_ms: i64,
+}
+
+/// What became of a new message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// Its id, or that of the one before it with the same dedup id.
+    pub id: u64,
+    /// There was one before it: nothing was added.
+    pub deduplicated: bool,
 }
 
 /// One lease of one message, as a genuine receipt names it.
@@ -97,8 +110,14 @@ pub struct Delivery {
     pub body: Content,
     /// About it.
     pub attributes: Pairs,
+    /// As enqueued; empty: none.
+    pub ordering_key: String,
+    /// As enqueued; empty: none.
+    pub dedup_id: String,
     /// Deliveries so far, this one included.
     pub attempt: u32,
+    /// Lives so far beyond the first.
+    pub redrives: u32,
     /// When it was enqueued.
     pub enqueue_ms: i64,
     /// What the last nack said.
@@ -118,6 +137,8 @@ pub struct QueueStats {
     pub leased: u64,
     /// Given up.
     pub dead: u64,
+    /// Behind an earlier message of their ordering key.
+    pub blocked: u64,
     /// Age of the oldest ready message.
     pub oldest_ready_ms: Option<i64>,
 }

@@ -14,10 +14,14 @@ use crate::model::StoreInfo;
 use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
 
 /// What this build offers beyond the calls it lists.
-const CAPABILITIES: [&str; 8] = [
+const CAPABILITIES: [&str; 12] = [
     "commit_enqueue",
     "commit_settle",
+    "dead_letters",
+    "dedup",
+    "ordering_keys",
     "prefix_check",
+    "queue_settings",
     "request_id",
     "scan_dereference",
     "scan_reverse",
@@ -118,6 +122,13 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("queues", limits::QUEUES_MAX),
         ("message_body_bytes", limits::MESSAGE_BODY_BYTES_MAX),
         ("message_attributes_bytes", limits::MESSAGE_ATTRIBUTES_BYTES_MAX),
+        ("ordering_key_bytes", limits::ORDERING_KEY_BYTES_MAX),
+        ("dedup_id_bytes", limits::DEDUP_ID_BYTES_MAX),
+        ("failures_kept", limits::FAILURES_KEPT),
+        ("swept_messages", limits::SWEPT_MESSAGES_MAX),
+        ("list_rows", limits::LIST_ROWS_MAX),
+        ("list_rows_default", limits::LIST_ROWS_DEFAULT),
+        ("list_bytes", limits::LIST_BYTES),
         ("receive_messages", limits::RECEIVE_MESSAGES_MAX),
         ("error_text_bytes", limits::ERROR_TEXT_BYTES_MAX),
         ("grpc_message_bytes", limits::GRPC_MESSAGE_BYTES_MAX),
@@ -134,6 +145,8 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("snapshot_age_seconds", limits::SNAPSHOT_AGE_MAX),
         ("watch_progress_seconds", limits::WATCH_PROGRESS_MAX),
         ("watch_stall_seconds", limits::WATCH_STALL_MAX),
+        ("dedup_window_seconds", limits::DEDUP_WINDOW_MAX),
+        ("dead_retention_seconds", limits::DEAD_RETENTION_MAX),
     ];
     let sizes = sizes.map(|(name, size)| (name, size as u64));
     let times = times.map(|(name, time): (_, Duration)| (name, time.as_secs()));
@@ -142,10 +155,14 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("watch_progress_min_milliseconds", limits::WATCH_PROGRESS_MIN),
     ];
     let least = least.map(|(name, time)| (name, u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
-    let set = [
+    let others = [
+        ("backoff_jitter_percent", u64::from(limits::BACKOFF_JITTER_PERCENT_MAX)),
+        ("queue_attempts", u64::from(limits::QUEUE_ATTEMPTS_MAX)),
+        ("queue_depth", limits::QUEUE_DEPTH_MAX),
+        ("delete_queue_messages", limits::DELETE_QUEUE_MESSAGES_MAX),
         ("history_seconds", u64::from(info.history_seconds)),
         ("history_bytes", info.history_bytes),
     ];
-    let all = sizes.into_iter().chain(times).chain(least).chain(set);
+    let all = sizes.into_iter().chain(times).chain(least).chain(others);
     all.map(|(name, limit)| (name.to_owned(), limit)).collect()
 }

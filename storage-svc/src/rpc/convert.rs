@@ -2,6 +2,8 @@
 
 mod commit;
 mod queue;
+mod queue_messages;
+mod queue_settings;
 mod read;
 mod watch;
 
@@ -9,11 +11,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::limits::{METADATA_BYTES_MAX, REQUEST_ID_CHARS_MAX, VALUE_BYTES_MAX};
+use proto::limits::{LIST_ROWS_DEFAULT, LIST_ROWS_MAX, METADATA_BYTES_MAX, REQUEST_ID_CHARS_MAX, VALUE_BYTES_MAX};
 use proto::v1;
 
-pub(super) use self::commit::{commit, committed, delete, enqueue, outcome, put};
+pub(super) use self::commit::{commit, committed, delete, enqueue, enqueued, outcome, put};
 pub(super) use self::queue::{delivery, queue, receive, settle, settled, stats};
+pub(super) use self::queue_messages::{get_message, list_messages, message, message_page, purge, redrive};
+pub(super) use self::queue_settings::{create_queue, delete_queue, list_queues, queue_info, queue_page, update_queue};
 pub(super) use self::read::{batch_get, entry, get, scan, scan_page};
 pub(super) use self::watch::{scan_stream, scan_stream_page, told, watch};
 
@@ -43,6 +47,15 @@ fn request_id(id: String) -> Result<String, StoreError> {
     Ok(id)
 }
 
+/// Checks an ordering key or a dedup id; none if it is empty.
+fn label(text: String, bytes_max: usize, field: impl Into<String>) -> Result<Option<String>, StoreError> {
+    if text.len() > bytes_max || text.contains('\0') {
+        let rule = format!("must be at most {bytes_max} bytes without NUL");
+        return Err(StoreError::invalid(field, rule));
+    }
+    Ok((!text.is_empty()).then_some(text))
+}
+
 /// Checks the number of elements of a list.
 fn count(length: usize, least: usize, most: usize, field: &str) -> Result<(), StoreError> {
     if (least..=most).contains(&length) {
@@ -52,6 +65,18 @@ fn count(length: usize, least: usize, most: usize, field: &str) -> Result<(), St
         field,
         format!("must be {least} to {most} elements"),
     ))
+}
+
+/// Checks the size of a page of a list.
+fn page_size(size: i32) -> Result<usize, StoreError> {
+    match usize::try_from(size) {
+        Ok(0) => Ok(LIST_ROWS_DEFAULT),
+        Ok(rows) if rows <= LIST_ROWS_MAX => Ok(rows),
+        _ => Err(StoreError::invalid(
+            "page_size",
+            format!("must be 0 to {LIST_ROWS_MAX}"),
+        )),
+    }
 }
 
 /// Checks a value's size.

@@ -30,12 +30,8 @@ impl QueueService for Queue {
         let commit = convert::enqueue(request.into_inner()).map_err(status)?;
         let outcome = self.store.commit(commit, deadline).await;
         let committed = outcome.and_then(convert::committed).map_err(status)?;
-        let results = committed.enqueued.into_iter().map(|id| v1::EnqueueResult {
-            id,
-            deduplicated: false,
-        });
         Ok(Response::new(v1::EnqueueResponse {
-            results: results.collect(),
+            results: committed.enqueued.into_iter().map(convert::enqueued).collect(),
         }))
     }
 
@@ -74,46 +70,96 @@ impl QueueService for Queue {
 
     async fn create_queue(
         &self,
-        _: Request<v1::CreateQueueRequest>,
+        request: Request<v1::CreateQueueRequest>,
     ) -> Result<Response<v1::CreateQueueResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let deadline = deadline(&request);
+        let (name, settings) = convert::create_queue(request.into_inner()).map_err(status)?;
+        let queue = self
+            .store
+            .create_queue(name, settings, deadline)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::CreateQueueResponse {
+            queue: Some(convert::queue_info(queue)),
+        }))
     }
 
     async fn update_queue(
         &self,
-        _: Request<v1::UpdateQueueRequest>,
+        request: Request<v1::UpdateQueueRequest>,
     ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let deadline = deadline(&request);
+        let (name, change) = convert::update_queue(request.into_inner()).map_err(status)?;
+        let queue = self.store.update_queue(name, change, deadline).await.map_err(status)?;
+        Ok(Response::new(v1::UpdateQueueResponse {
+            queue: Some(convert::queue_info(queue)),
+        }))
     }
 
-    async fn list_queues(&self, _: Request<v1::ListQueuesRequest>) -> Result<Response<v1::ListQueuesResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn list_queues(
+        &self,
+        request: Request<v1::ListQueuesRequest>,
+    ) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        let deadline = deadline(&request);
+        let list = convert::list_queues(&request.into_inner(), self.store.seals()).map_err(status)?;
+        let page = self.store.list_queues(list, deadline).await.map_err(status)?;
+        Ok(Response::new(convert::queue_page(page, self.store.seals())))
     }
 
     async fn delete_queue(
         &self,
-        _: Request<v1::DeleteQueueRequest>,
+        request: Request<v1::DeleteQueueRequest>,
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let deadline = deadline(&request);
+        let (name, force) = convert::delete_queue(request.into_inner()).map_err(status)?;
+        let deleted = self.store.delete_queue(name, force, deadline).await.map_err(status)?;
+        Ok(Response::new(v1::DeleteQueueResponse { deleted }))
     }
 
-    async fn get_message(&self, _: Request<v1::GetMessageRequest>) -> Result<Response<v1::GetMessageResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn get_message(
+        &self,
+        request: Request<v1::GetMessageRequest>,
+    ) -> Result<Response<v1::GetMessageResponse>, Status> {
+        let deadline = deadline(&request);
+        let (queue, which) = convert::get_message(request.into_inner()).map_err(status)?;
+        let message = self
+            .store
+            .message(queue.clone(), which, deadline)
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::GetMessageResponse {
+            message: Some(convert::message(message, &queue)),
+        }))
     }
 
     async fn list_messages(
         &self,
-        _: Request<v1::ListMessagesRequest>,
+        request: Request<v1::ListMessagesRequest>,
     ) -> Result<Response<v1::ListMessagesResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let deadline = deadline(&request);
+        let list = convert::list_messages(request.into_inner(), self.store.seals()).map_err(status)?;
+        let page = self.store.list_messages(list.clone(), deadline).await.map_err(status)?;
+        Ok(Response::new(convert::message_page(page, &list, self.store.seals())))
     }
 
-    async fn redrive(&self, _: Request<v1::RedriveRequest>) -> Result<Response<v1::RedriveResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn redrive(&self, request: Request<v1::RedriveRequest>) -> Result<Response<v1::RedriveResponse>, Status> {
+        let deadline = deadline(&request);
+        let redrive = convert::redrive(request.into_inner()).map_err(status)?;
+        let moved = self.store.redrive(redrive, deadline).await.map_err(status)?;
+        Ok(Response::new(v1::RedriveResponse {
+            moved: moved.messages,
+            more: moved.more,
+        }))
     }
 
-    async fn purge(&self, _: Request<v1::PurgeRequest>) -> Result<Response<v1::PurgeResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn purge(&self, request: Request<v1::PurgeRequest>) -> Result<Response<v1::PurgeResponse>, Status> {
+        let deadline = deadline(&request);
+        let purge = convert::purge(request.into_inner()).map_err(status)?;
+        let moved = self.store.purge(purge, deadline).await.map_err(status)?;
+        Ok(Response::new(v1::PurgeResponse {
+            deleted: moved.messages,
+            more: moved.more,
+        }))
     }
 
     type ConsumeStream = tonic::codegen::BoxStream<v1::ConsumeResponse>;

@@ -1,11 +1,12 @@
-//! Takes expired entries and forgotten requests out of the file, some at a time. No read can see it happen: an entry is
-//! not there from its expiry on. But watches are told, so what is collected together takes a revision.
+//! Takes expired entries, forgotten requests and dedup ids out of the file, some at a time. No read can see it happen: an
+//! entry is not there from its expiry on. But watches are told, so what is collected together takes a revision.
 
 use rusqlite::Connection;
 
 use super::commit::{self, Gone};
 use super::effects::{Effects, Moment};
 use super::history::Recorder;
+use super::queue;
 use crate::error::StoreError;
 use crate::model::Event;
 
@@ -24,7 +25,7 @@ pub(super) enum Left {
     More,
 }
 
-/// Collects at most `rows_max` entries and as many requests.
+/// Collects at most `rows_max` entries, as many requests and as many dedup ids.
 pub(super) fn collect(connection: &Connection, moment: Moment, rows_max: usize) -> Result<(Left, Effects), StoreError> {
     let Moment { now_ms, revision } = moment;
     let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
@@ -49,13 +50,14 @@ pub(super) fn collect(connection: &Connection, moment: Moment, rows_max: usize) 
     for id in &requests {
         connection.prepare_cached(FORGET)?.execute([id])?;
     }
-    let left = if entries.len().max(requests.len()) < rows_max {
+    let dedup_ids = queue::collect_dedup_ids(connection, now_ms, limit)?;
+    let left = if entries.len().max(requests.len()).max(dedup_ids) < rows_max {
         Left::Nothing
     } else {
         Left::More
     };
     let effects = Effects {
-        wrote: !entries.is_empty() || !requests.is_empty(),
+        wrote: !entries.is_empty() || !requests.is_empty() || dedup_ids > 0,
         revision: (!entries.is_empty()).then_some(revision + 1),
         history: recorder.growth(),
         ..Effects::default()

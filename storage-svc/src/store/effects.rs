@@ -25,10 +25,20 @@ pub(super) struct Effects {
     pub(super) timed: bool,
     /// Messages that are no longer leased.
     pub(super) released: Vec<u64>,
-    /// Queues that messages became ready in.
+    /// Queues that messages became ready in, or whose waiting callers must look again for another reason.
     pub(super) ready: BTreeSet<i64>,
     /// Changes of keys that it recorded or forgot.
     pub(super) history: Growth,
+    /// Dead messages that were kept long enough and are deleted.
+    pub(super) forgotten: Vec<Forgotten>,
+}
+
+/// A dead message that was deleted because of its age: nobody asked for it, so it is logged.
+#[derive(Debug)]
+pub(super) struct Forgotten {
+    /// The queue's name.
+    pub(super) queue: String,
+    pub(super) message_id: u64,
 }
 
 impl Effects {
@@ -40,5 +50,17 @@ impl Effects {
         self.released.extend(later.released);
         self.ready.extend(later.ready);
         self.history.add(later.history);
+        self.forgotten.extend(later.forgotten);
+    }
+
+    /// Logs what was done unasked.
+    pub(super) fn log(&self) {
+        for forgotten in &self.forgotten {
+            tracing::info!(
+                queue.name = forgotten.queue,
+                message.id = forgotten.message_id,
+                "a dead message is deleted: its queue keeps them no longer"
+            );
+        }
     }
 }

@@ -4,7 +4,10 @@ use proto::limits::REQUEST_ID_KEPT;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::error::StoreError;
-use crate::model::{Committed, RequestId};
+use crate::model::{Committed, Enqueued, RequestId};
+
+/// Marks the id of a message that was there already. Row ids never reach so high.
+const DEDUPLICATED: u64 = 1 << 63;
 
 const RECALL: &str = "select digest, outcome from request where id = ? and expire_ms > ?";
 const REMEMBER: &str = "insert or replace into request (id, digest, outcome, expire_ms) values (?, ?, ?, ?)";
@@ -52,7 +55,10 @@ fn encode(committed: &Committed) -> Vec<u8> {
     outcome.extend(committed.commit_ms.to_be_bytes());
     outcome.extend(committed.created.to_be_bytes());
     outcome.extend(committed.deleted.to_be_bytes());
-    outcome.extend(committed.enqueued.iter().flat_map(|id| id.to_be_bytes()));
+    for enqueued in &committed.enqueued {
+        let mark = if enqueued.deduplicated { DEDUPLICATED } else { 0 };
+        outcome.extend((enqueued.id | mark).to_be_bytes());
+    }
     outcome
 }
 
@@ -65,11 +71,18 @@ fn decode(outcome: &[u8]) -> Option<Committed> {
     rest.is_empty().then(|| Committed {
         revision: u64::from_be_bytes(*revision),
         commit_ms: i64::from_be_bytes(*commit_ms),
-        enqueued: ids.iter().map(|id| u64::from_be_bytes(*id)).collect(),
+        enqueued: ids.iter().map(|id| enqueued(u64::from_be_bytes(*id))).collect(),
         created: u32::from_be_bytes(*created),
         deleted: u32::from_be_bytes(*deleted),
         replayed: true,
     })
+}
+
+fn enqueued(marked_id: u64) -> Enqueued {
+    Enqueued {
+        id: marked_id & !DEDUPLICATED,
+        deduplicated: marked_id & DEDUPLICATED != 0,
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +94,16 @@ mod tests {
         let committed = Committed {
             revision: 7,
             commit_ms: -1,
-            enqueued: vec![1, u64::MAX],
+            enqueued: vec![
+                Enqueued {
+                    id: 1,
+                    deduplicated: false,
+                },
+                Enqueued {
+                    id: i64::MAX.cast_unsigned(),
+                    deduplicated: true,
+                },
+            ],
             created: 3,
             deleted: 2,
             replayed: true,

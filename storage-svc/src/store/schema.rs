@@ -22,7 +22,7 @@ const MIGRATIONS: [&str; 5] = [
 /// Of a page of the file, in bytes: best for values of 1 to 8 KiB.
 pub(super) const PAGE_BYTES: u64 = 8_192;
 /// Statements that a connection keeps prepared: more than there are.
-const STATEMENTS_KEPT: usize = 128;
+const STATEMENTS_KEPT: usize = 256;
 
 /// What the one row of facts says.
 pub(super) struct Facts {

@@ -372,6 +372,7 @@ impl Writer {
             self.revision = revision;
             self.shared.revision.send_replace(revision);
         }
+        effects.log();
         if effects.wrote {
             self.checkpoints.committed();
         }
@@ -526,9 +527,10 @@ fn run(
         Job::Write(Write(write)) => answers.push(Pending::Write(write(batch))),
         Job::Claim(claim) => {
             let queue = in_time(claim.deadline).and_then(|()| {
-                batch.attempt(|connection, _| {
+                batch.attempt(|connection, moment| {
                     let mut lately = Lately::default();
-                    let queue = queue::resolve(connection, &claim.queue, || "queue".to_owned(), &mut lately)?;
+                    let field = || "queue".to_owned();
+                    let queue = queue::resolve(connection, moment.now_ms, &claim.queue, field, &mut lately)?;
                     Ok((queue, lately.finish(connection)?))
                 })
             });

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use runtime::clock::Clock;
 use storage_svc::Store;
 use storage_svc::model::{
-    Action, Change, Check, Commit, Committed, Conflict, Content, Entry, Expect, Expiry, Key, KeyName, Lease, Mutation,
-    Namespace, NewMessage, Origin, Outcome, Pairs, QueueName, QueueStats, Receive, Scan, Selection, Settled,
+    Action, Change, Check, Commit, Committed, Conflict, Content, Enqueued, Entry, Expect, Expiry, Key, KeyName, Lease,
+    Mutation, Namespace, NewMessage, Origin, Outcome, Pairs, QueueName, QueueStats, Receive, Scan, Selection, Settled,
     Settlement, With,
 };
 use tokio_util::sync::CancellationToken;
@@ -303,7 +303,10 @@ impl Model {
         }
         for message in &commit.enqueues {
             self.last_message += 1;
-            committed.enqueued.push(self.last_message);
+            committed.enqueued.push(Enqueued {
+                id: self.last_message,
+                deduplicated: false,
+            });
             let queue = usize::from(message.queue.as_str() == QUEUES[1]);
             self.queues[queue] = true;
             let due_ms = self.now_ms + message.delay_ms;
@@ -416,6 +419,7 @@ impl Model {
             delayed: count(|state| matches!(state, State::Delayed(..))) as u64,
             leased: count(|state| matches!(state, State::Leased(_))) as u64,
             dead: count(|state| *state == State::Dead) as u64,
+            blocked: 0,
             oldest_ready_ms: ready.next().map(|message| self.now_ms - message.enqueue_ms),
         }
     }
@@ -496,6 +500,8 @@ impl Model {
                 queue: queue_name(*queue),
                 body: Content::Text("work".to_owned()),
                 attributes: Pairs::new(),
+                ordering_key: None,
+                dedup_id: None,
                 delay_ms: *delay_ms,
             });
         }

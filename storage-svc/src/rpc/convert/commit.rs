@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::limits::{
     COMMIT_BYTES_MAX, COMMIT_CHECKS_MAX, COMMIT_ENQUEUES_MAX, COMMIT_MUTATIONS_MAX, COMMIT_SETTLEMENTS_MAX,
-    MESSAGE_ATTRIBUTES_BYTES_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_DELAY_MAX, TTL_MAX,
+    DEDUP_ID_BYTES_MAX, MESSAGE_ATTRIBUTES_BYTES_MAX, MESSAGE_BODY_BYTES_MAX, MESSAGE_DELAY_MAX,
+    ORDERING_KEY_BYTES_MAX, TTL_MAX,
 };
 use proto::v1;
 use proto::v1::commit_response::Outcome as WireOutcome;
@@ -14,12 +15,13 @@ use proto::v1::commit_response::Outcome as WireOutcome;
 use super::queue::settlements;
 use super::read::bound;
 use super::{
-    count, entry, index, key, metadata, namespace, pairs, queue_name, request_id, span_ms, time_ms, timestamp, value,
+    count, entry, index, key, label, metadata, namespace, pairs, queue_name, request_id, span_ms, time_ms, timestamp,
+    value,
 };
 use crate::error::StoreError;
 use crate::model::{
-    Change, Check, Commit, Committed, Conflict, Content, Expect, Expiry, KeyName, Mutation, NewMessage, Origin,
-    Outcome, Pairs,
+    Change, Check, Commit, Committed, Conflict, Content, Enqueued, Expect, Expiry, KeyName, Mutation, NewMessage,
+    Origin, Outcome, Pairs,
 };
 use crate::receipt::Seals;
 
@@ -141,19 +143,19 @@ pub(in crate::rpc) fn outcome(outcome: Outcome) -> v1::CommitResponse {
         Outcome::Committed(committed) => WireOutcome::Committed(v1::commit_response::Committed {
             revision: committed.revision,
             commit_time: Some(timestamp(committed.commit_ms)),
-            enqueued: committed
-                .enqueued
-                .into_iter()
-                .map(|id| v1::EnqueueResult {
-                    id,
-                    deduplicated: false,
-                })
-                .collect(),
+            enqueued: committed.enqueued.into_iter().map(enqueued).collect(),
             replayed: committed.replayed,
         }),
         Outcome::Conflict(conflict) => WireOutcome::Conflict(wire_conflict(conflict)),
     };
     v1::CommitResponse { outcome: Some(outcome) }
+}
+
+pub(in crate::rpc) fn enqueued(enqueued: Enqueued) -> v1::EnqueueResult {
+    v1::EnqueueResult {
+        id: enqueued.id,
+        deduplicated: enqueued.deduplicated,
+    }
 }
 
 fn wire_conflict(conflict: Conflict) -> v1::commit_response::Conflict {
@@ -243,6 +245,8 @@ fn new_message(wire: v1::NewMessage, field: impl Fn(&str) -> String) -> Result<N
         queue: queue_name(wire.queue, field("queue"))?,
         body,
         attributes: pairs(wire.attributes, MESSAGE_ATTRIBUTES_BYTES_MAX, field("attributes"))?,
+        ordering_key: label(wire.ordering_key, ORDERING_KEY_BYTES_MAX, field("ordering_key"))?,
+        dedup_id: label(wire.dedup_id, DEDUP_ID_BYTES_MAX, field("dedup_id"))?,
         delay_ms: match wire.delay {
             Some(delay) => span_ms(delay, Duration::ZERO, MESSAGE_DELAY_MAX, &field("delay"))?,
             None => 0,

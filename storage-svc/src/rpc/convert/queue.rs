@@ -114,8 +114,12 @@ pub(in crate::rpc) fn delivery(delivery: Delivery, queue: &QueueName, seals: &Se
             queue: queue.as_str().to_owned(),
             content: Some(content),
             attributes: delivery.attributes.into_iter().collect(),
+            ordering_key: delivery.ordering_key,
+            dedup_id: delivery.dedup_id,
             attempt: delivery.attempt,
+            redrives: delivery.redrives,
             enqueue_time: Some(timestamp(delivery.enqueue_ms)),
+            due_time: Some(timestamp(delivery.lease_expire_ms)),
             state: v1::MessageState::Leased.into(),
             last_error: delivery.last_error,
             ..Default::default()
@@ -130,7 +134,7 @@ pub(in crate::rpc) fn stats(stats: QueueStats) -> v1::QueueStats {
         leased: stats.leased,
         dead: stats.dead,
         oldest_ready_age: stats.oldest_ready_ms.map(duration),
-        blocked: 0,
+        blocked: stats.blocked,
     }
 }
 

@@ -163,6 +163,8 @@ fn message(text: &str) -> NewMessage {
         queue: queue_name(),
         body: Content::Text(text.to_owned()),
         attributes: Pairs::new(),
+        ordering_key: None,
+        dedup_id: None,
         delay_ms: 0,
     }
 }
@@ -591,14 +593,13 @@ fn hot_statements_search_and_never_scan_or_sort() {
     let statements = [
         &kv::STATEMENTS[..],
         &commit::STATEMENTS,
-        &queue::STATEMENTS,
         &request::STATEMENTS,
         &collect::STATEMENTS,
         &crate::store::history::STATEMENTS,
         &changes::STATEMENTS,
         &[SET_STORE],
     ];
-    for sql in statements.into_iter().flatten() {
+    for sql in statements.into_iter().chain(queue::STATEMENTS).flatten() {
         let mut plan = bench
             .writer
             .connection

@@ -1,9 +1,14 @@
 //! The service at its border: real sockets, a real file, a clock that the tests hold.
 
+mod dead_letters;
+mod dedup;
 mod files;
 mod keys;
 mod limits;
 mod messages;
 mod model;
+mod operator;
+mod ordering;
+mod queues;
 mod serving;
 mod support;

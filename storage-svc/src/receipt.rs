@@ -95,16 +95,16 @@ impl Seals {
         QueueName::parse(String::from_utf8(last).ok()?).ok()
     }
 
-    /// The token that continues `list` after the message `last`.
+    /// The token that continues a list of messages after `last`.
     #[must_use]
-    pub fn message_token(&self, list: &MessageList, last: u64) -> String {
-        self.token(messages_digest(list), &last.to_be_bytes())
+    pub fn message_token(&self, query: &MessageList, last: u64) -> String {
+        self.token(messages_digest(query), &last.to_be_bytes())
     }
 
-    /// The message after which `token` continues `list`; none if it is of another store or another query.
+    /// The message after which `token` continues a list of messages; none if it is of another store or another query.
     #[must_use]
-    pub fn message_start(&self, list: &MessageList, token: &str) -> Option<u64> {
-        let last = self.last(messages_digest(list), token)?;
+    pub fn message_start(&self, query: &MessageList, token: &str) -> Option<u64> {
+        let last = self.last(messages_digest(query), token)?;
         Some(u64::from_be_bytes(last.try_into().ok()?))
     }
 
@@ -134,11 +134,11 @@ fn queues_digest() -> [u8; MAC_BYTES] {
 }
 
 /// Of every field but the page's size and start.
-fn messages_digest(list: &MessageList) -> [u8; MAC_BYTES] {
+fn messages_digest(query: &MessageList) -> [u8; MAC_BYTES] {
     let mut digest = Fingerprint::default();
-    digest.text("messages").text(list.queue.as_str());
-    digest.number(list.state.map_or(0, |state| state as u64));
-    digest.number(u64::from(list.with == With::NoContent));
+    digest.text("messages").text(query.queue.as_str());
+    digest.number(query.state.map_or(0, |state| state as u64));
+    digest.number(u64::from(query.with == With::NoContent));
     cut(digest.finish())
 }
 

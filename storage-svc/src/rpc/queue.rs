@@ -80,7 +80,7 @@ impl QueueService for Queue {
             .await
             .map_err(status)?;
         Ok(Response::new(v1::CreateQueueResponse {
-            queue: Some(convert::queue_info(queue)),
+            queue: Some(convert::queue_info(&queue)),
         }))
     }
 
@@ -92,7 +92,7 @@ impl QueueService for Queue {
         let (name, change) = convert::update_queue(request.into_inner()).map_err(status)?;
         let queue = self.store.update_queue(name, change, deadline).await.map_err(status)?;
         Ok(Response::new(v1::UpdateQueueResponse {
-            queue: Some(convert::queue_info(queue)),
+            queue: Some(convert::queue_info(&queue)),
         }))
     }
 
@@ -103,7 +103,7 @@ impl QueueService for Queue {
         let deadline = deadline(&request);
         let list = convert::list_queues(&request.into_inner(), self.store.seals()).map_err(status)?;
         let page = self.store.list_queues(list, deadline).await.map_err(status)?;
-        Ok(Response::new(convert::queue_page(page, self.store.seals())))
+        Ok(Response::new(convert::queue_page(&page, self.store.seals())))
     }
 
     async fn delete_queue(

@@ -48,3 +48,6 @@ pub(super) const STATEMENTS: [&[&str]; 13] = [
     &settle::STATEMENTS,
     &sweep::STATEMENTS,
 ];
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,14 @@
 mod dead_letters;
 mod dedup;
 mod files;
+mod inspection;
 mod keys;
 mod limits;
 mod messages;
 mod model;
 mod operator;
 mod ordering;
+mod queue_settings;
 mod queues;
 mod serving;
 mod support;

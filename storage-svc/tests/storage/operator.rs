@@ -8,7 +8,7 @@ use proto::v1::settlement::Action;
 use proto::v1::settlement_result::Status;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::support::{Service, message, seconds};
+use crate::support::{Service, message, receive, seconds};
 
 pub(crate) fn ack() -> Action {
     Action::Ack(v1::settlement::Ack {})
@@ -48,6 +48,36 @@ pub(crate) fn id(delivery: &v1::Delivery) -> u64 {
 
 pub(crate) fn ids(deliveries: &[v1::Delivery]) -> Vec<u64> {
     deliveries.iter().map(id).collect()
+}
+
+pub(crate) fn create_queue(name: &str, settings: v1::QueueSettings) -> v1::CreateQueueRequest {
+    v1::CreateQueueRequest {
+        name: name.to_owned(),
+        settings: Some(settings),
+    }
+}
+
+pub(crate) fn default_settings() -> v1::QueueSettings {
+    v1::QueueSettings {
+        lease: Some(seconds(30)),
+        max_attempts: Some(10),
+        backoff: Some(v1::BackoffPolicy {
+            initial: Some(seconds(1)),
+            max: Some(seconds(600)),
+            jitter_percent: Some(20),
+        }),
+        dedup_window: Some(seconds(600)),
+        dead_retention: Some(seconds(14 * 86_400)),
+        max_depth: Some(1_000_000),
+        paused: Some(false),
+    }
+}
+
+pub(crate) fn max_depth(messages: u64) -> v1::QueueSettings {
+    v1::QueueSettings {
+        max_depth: Some(messages),
+        ..Default::default()
+    }
 }
 
 impl Service {
@@ -122,6 +152,33 @@ impl Service {
         let answer = self.queue.purge(purge(ids, states)).await.expect("it purges");
         let answer = answer.into_inner();
         (answer.deleted, answer.more)
+    }
+
+    /// One message in every state, one of them delivered before; ids in the order of the states' numbers.
+    pub(crate) async fn one_in_each_state(&mut self) -> [u64; 5] {
+        let dies = self.send(vec![message("dies")]).await[0];
+        let delivery = self.receive_one().await;
+        self.done(&delivery.receipt, dead("no use")).await;
+        let leased = v1::NewMessage {
+            dedup_id: "once".to_owned(),
+            attributes: [("trace".to_owned(), "t".to_owned())].into(),
+            ..keyed("k", "leased")
+        };
+        let leased = self.send(vec![leased]).await[0];
+        let delivery = self.receive_one().await;
+        self.done(&delivery.receipt, nack(0, "once more")).await;
+        let request = v1::ReceiveRequest {
+            lease: Some(seconds(300)),
+            ..receive()
+        };
+        let again = self.queue.receive(request).await.expect("it receives");
+        assert_eq!(ids(&again.into_inner().deliveries), [leased]);
+        let later = v1::NewMessage {
+            delay: Some(seconds(60)),
+            ..message("later")
+        };
+        let sent = self.send(vec![later, message("ready"), keyed("k", "blocked")]).await;
+        [sent[0], sent[1], leased, dies, sent[2]]
     }
 
     /// Rows of every table that has some, but for the store's own facts.

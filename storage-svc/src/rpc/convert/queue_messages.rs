@@ -46,14 +46,14 @@ pub(in crate::rpc) fn list_messages(
     Ok(list)
 }
 
-pub(in crate::rpc) fn message_page(page: MessagePage, list: &MessageList, seals: &Seals) -> v1::ListMessagesResponse {
+pub(in crate::rpc) fn message_page(page: MessagePage, query: &MessageList, seals: &Seals) -> v1::ListMessagesResponse {
     let last = page.messages.last().filter(|_| page.more);
     v1::ListMessagesResponse {
-        next_page_token: last.map(|last| seals.message_token(list, last.id)).unwrap_or_default(),
+        next_page_token: last.map(|last| seals.message_token(query, last.id)).unwrap_or_default(),
         messages: page
             .messages
             .into_iter()
-            .map(|listed| message(listed, &list.queue))
+            .map(|listed| message(listed, &query.queue))
             .collect(),
     }
 }

@@ -129,11 +129,11 @@ pub(in crate::rpc) fn list_queues(request: &v1::ListQueuesRequest, seals: &Seals
     })
 }
 
-pub(in crate::rpc) fn queue_page(page: QueuePage, seals: &Seals) -> v1::ListQueuesResponse {
+pub(in crate::rpc) fn queue_page(page: &QueuePage, seals: &Seals) -> v1::ListQueuesResponse {
     let last = page.queues.last().filter(|_| page.more);
     v1::ListQueuesResponse {
         next_page_token: last.map(|last| seals.queue_token(&last.name)).unwrap_or_default(),
-        queues: page.queues.into_iter().map(queue_info).collect(),
+        queues: page.queues.iter().map(queue_info).collect(),
     }
 }
 
@@ -141,7 +141,7 @@ pub(in crate::rpc) fn delete_queue(request: v1::DeleteQueueRequest) -> Result<(Q
     Ok((queue_name(request.name, "name")?, request.force))
 }
 
-pub(in crate::rpc) fn queue_info(info: QueueInfo) -> v1::Queue {
+pub(in crate::rpc) fn queue_info(info: &QueueInfo) -> v1::Queue {
     v1::Queue {
         name: info.name.as_str().to_owned(),
         settings: Some(settings(&info.settings)),

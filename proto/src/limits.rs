@@ -102,6 +102,12 @@ pub const WINDOW_MESSAGES_MAX: usize = 1_000;
 pub const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Most `Consume` streams at once.
 pub const CONSUMERS_MAX: usize = 512;
+/// A `Consume` says something at least so often.
+pub const CONSUME_HEARTBEAT: Duration = Duration::from_secs(10);
+/// A client of a `Consume` that takes nothing of what is there for it for so long is cut off.
+pub const CONSUME_STALL_MAX: Duration = Duration::from_secs(10);
+/// Most requests to settle that a `Consume` takes before it has answered the first of them; more wait at the client.
+pub const CONSUME_SETTLES_AHEAD_MAX: usize = 16;
 /// Longest delay of a new message.
 pub const MESSAGE_DELAY_MAX: Duration = Duration::from_hours(30 * 24);
 /// Most messages in a `Receive`.

@@ -109,6 +109,12 @@ pub enum StoreError {
         /// Its id or dedup id.
         message: String,
     },
+    /// There are as many streams of deliveries as there may be.
+    #[error("there are too many Consume streams")]
+    ConsumersExhausted,
+    /// The client of a stream takes nothing any more.
+    #[error("the client takes nothing")]
+    ClientStalled,
     /// Too much is waiting already.
     #[error("the store is overloaded")]
     Overloaded,
@@ -250,7 +256,10 @@ impl From<StoreError> for Status {
                 Code::NotFound,
                 ErrorDetails::with_resource_info("message", message, queue, "it is not there"),
             ),
-            StoreError::Overloaded | StoreError::TooMany { .. } => (
+            StoreError::Overloaded
+            | StoreError::TooMany { .. }
+            | StoreError::ConsumersExhausted
+            | StoreError::ClientStalled => (
                 Code::ResourceExhausted,
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY)),
             ),

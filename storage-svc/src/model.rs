@@ -5,6 +5,7 @@
 
 mod admin;
 mod commit;
+mod consume;
 mod fingerprint;
 mod message;
 mod name;
@@ -17,6 +18,7 @@ pub use self::admin::{Deadline, StoreInfo};
 pub use self::commit::{
     Change, Check, Commit, Committed, Conflict, Expect, Expiry, Mutation, Origin, Outcome, RequestId,
 };
+pub use self::consume::Consume;
 pub(crate) use self::fingerprint::Fingerprint;
 pub use self::message::{Failure, Message, MessageList, MessagePage, MessageRef, MessageState, Moved, Purge, Redrive};
 pub use self::name::{Content, Key, KeyName, Namespace, Pairs, QueueName};

@@ -3,6 +3,7 @@
 
 mod admin;
 mod admission;
+mod consume;
 mod convert;
 mod flow;
 mod kv;
@@ -19,6 +20,7 @@ use tonic::service::Routes;
 use self::admin::Admin;
 use self::admission::Admission;
 pub(crate) use self::admission::Calls;
+pub(crate) use self::consume::DRAIN_GRACE;
 use self::kv::Kv;
 use self::queue::Queue;
 use crate::error::StoreError;

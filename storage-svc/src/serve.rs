@@ -24,6 +24,10 @@ use crate::store::Store;
 
 /// How long calls under way may take to end once the service is told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    rpc::DRAIN_GRACE.as_secs() < DRAIN_MAX.as_secs(),
+    "streams end before calls are cut"
+);
 /// How long connections without a call may take to close after that: for the last answers to be sent, and no longer,
 /// because a peer may never answer or may be watching.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ mod checkpoint;
 mod clock;
 mod collect;
 mod commit;
+mod consume;
 mod effects;
 mod flow;
 mod history;
@@ -21,6 +22,7 @@ mod snapshots;
 mod stop;
 mod waiting;
 mod watches;
+mod window;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ use uuid::Uuid;
 use self::checkpoint::Checkpoints;
 use self::clock::StoreClock;
 use self::collect::Left;
+use self::consume::Places;
+pub(crate) use self::consume::{Asking, Consumer, Parcel, Place, Settling};
 use self::effects::{Effects, Moment};
 pub use self::flow::Flow;
 use self::history::{Growth, Span};
@@ -48,9 +52,9 @@ use self::lock::Lock;
 use self::readers::Readers;
 use self::snapshots::Snapshots;
 use self::stop::Stop;
-use self::waiting::{Ask, Claim, Patience, Returns};
+use self::waiting::{Ask, Asked, Claim, Patience, Returns};
 use self::watches::Watches;
-use self::writer::{Job, Shared, Write, Writer};
+use self::writer::{Answer, Job, Shared, Write, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
 use crate::model::{
@@ -75,6 +79,7 @@ struct Inner {
     jobs: SyncSender<Job>,
     /// One permit a KiB of the commits that wait.
     room: Arc<Semaphore>,
+    places: Places,
     readers: Readers,
     watches: Watches,
     snapshots: Snapshots,
@@ -122,6 +127,7 @@ impl Store {
             room: Arc::new(Semaphore::new(permits(WRITES_WAITING_BYTES_MAX) as usize)),
             watches: Watches::new(readers.clone(), args.streams.watch_stall_max),
             snapshots: Snapshots::new(path, args.streams.snapshot_age_max),
+            places: Places::new(),
             readers,
             shared,
             seals: Seals::new(facts.store_id, facts.secret),
@@ -139,6 +145,7 @@ impl Store {
     /// Ends what is under way, empties the write-ahead log and closes the file. Every later call fails.
     pub async fn close(self) {
         self.0.snapshots.close().await;
+        self.0.places.emptied().await;
         self.0.readers.close().await;
         let inner = Arc::clone(&self.0);
         let closing = tokio::task::spawn_blocking(move || {
@@ -270,18 +277,19 @@ impl Store {
         let (answer, mut answered) = oneshot::channel();
         self.submit(Job::Claim(Claim {
             queue: receive.queue,
-            ask: Ask {
+            asked: Asked::Once(Ask {
                 messages_max: receive.messages_max,
                 bytes_max: RECEIVE_BYTES,
+                room: None,
                 lease_ms: receive.lease_ms,
-            },
+            }),
             patience: if waits {
                 Patience::UntilItGoesAway
             } else {
                 Patience::None
             },
             deadline,
-            returns: Returns::new(Arc::clone(&self.0.shared.returned), self.0.jobs.clone()),
+            returns: self.returns(),
             answer,
         }))?;
         if waits {
@@ -338,6 +346,10 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         self.submit(Job::Write(Write::new(work, deadline, answer)))?;
         answered.await.map_err(|_| StoreError::Closing)?
+    }
+
+    fn returns(&self) -> Returns {
+        Returns::new(Arc::clone(&self.0.shared.returned), self.0.jobs.clone())
     }
 
     fn submit(&self, job: Job) -> Result<(), StoreError> {

@@ -14,9 +14,10 @@ use crate::model::StoreInfo;
 use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
 
 /// What this build offers beyond the calls it lists.
-const CAPABILITIES: [&str; 12] = [
+const CAPABILITIES: [&str; 13] = [
     "commit_enqueue",
     "commit_settle",
+    "consume",
     "dead_letters",
     "dedup",
     "ordering_keys",
@@ -130,6 +131,13 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("list_rows_default", limits::LIST_ROWS_DEFAULT),
         ("list_bytes", limits::LIST_BYTES),
         ("receive_messages", limits::RECEIVE_MESSAGES_MAX),
+        ("window_messages", limits::WINDOW_MESSAGES_MAX),
+        (
+            "window_bytes",
+            usize::try_from(limits::WINDOW_BYTES_MAX).unwrap_or(usize::MAX),
+        ),
+        ("consumers", limits::CONSUMERS_MAX),
+        ("consume_settles_ahead", limits::CONSUME_SETTLES_AHEAD_MAX),
         ("error_text_bytes", limits::ERROR_TEXT_BYTES_MAX),
         ("grpc_message_bytes", limits::GRPC_MESSAGE_BYTES_MAX),
         ("calls_in_flight", CALLS_MAX),
@@ -147,6 +155,8 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("watch_stall_seconds", limits::WATCH_STALL_MAX),
         ("dedup_window_seconds", limits::DEDUP_WINDOW_MAX),
         ("dead_retention_seconds", limits::DEAD_RETENTION_MAX),
+        ("consume_heartbeat_seconds", limits::CONSUME_HEARTBEAT),
+        ("consume_stall_seconds", limits::CONSUME_STALL_MAX),
     ];
     let sizes = sizes.map(|(name, size)| (name, size as u64));
     let times = times.map(|(name, time): (_, Duration)| (name, time.as_secs()));

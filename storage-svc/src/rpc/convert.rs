@@ -1,6 +1,7 @@
 //! Wire messages to checked requests, and answers back to wire messages. Every refusal names the field and its rule.
 
 mod commit;
+mod consume;
 mod queue;
 mod queue_messages;
 mod queue_settings;
@@ -15,6 +16,7 @@ use proto::limits::{LIST_ROWS_DEFAULT, LIST_ROWS_MAX, METADATA_BYTES_MAX, REQUES
 use proto::v1;
 
 pub(super) use self::commit::{commit, committed, delete, enqueue, enqueued, outcome, put};
+pub(super) use self::consume::{Wish, deliveries, draining, heartbeat, open, opened, settled_on_stream, wish};
 pub(super) use self::queue::{delivery, queue, receive, settle, settled, stats};
 pub(super) use self::queue_messages::{get_message, list_messages, message, message_page, purge, redrive};
 pub(super) use self::queue_settings::{create_queue, delete_queue, list_queues, queue_info, queue_page, update_queue};

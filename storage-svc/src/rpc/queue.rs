@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::deadline;
-use super::{convert, status};
+use super::{consume, convert, status};
 use crate::store::Store;
 
 /// Messages in and out.
@@ -166,8 +166,10 @@ impl QueueService for Queue {
 
     async fn consume(
         &self,
-        _: Request<tonic::Streaming<v1::ConsumeRequest>>,
+        request: Request<tonic::Streaming<v1::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        Err(Status::unimplemented(""))
+        let place = self.store.consumer_place().map_err(status)?;
+        let stream = consume::consume(self.store.clone(), request.into_inner(), self.draining.clone(), place);
+        Ok(Response::new(Box::pin(stream)))
     }
 }

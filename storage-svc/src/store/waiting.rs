@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::window::Window;
 use super::writer::Job;
 use crate::error::StoreError;
 use crate::model::{Deadline, Delivery, Lease, QueueName};
@@ -17,12 +18,39 @@ use crate::model::{Deadline, Delivery, Lease, QueueName};
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) queue: QueueName,
-    pub(super) ask: Ask,
+    pub(super) asked: Asked,
     /// Whether it waits if there are none.
     pub(super) patience: Patience,
     pub(super) deadline: Deadline,
     pub(super) returns: Returns,
     pub(super) answer: oneshot::Sender<Result<Claimed, StoreError>>,
+}
+
+impl Claim {
+    /// How much it asks for now.
+    pub(super) fn ask(&self) -> Ask {
+        match &self.asked {
+            Asked::Once(ask) => *ask,
+            Asked::Window(window) => window.ask(),
+        }
+    }
+
+    /// The window that its messages will be out through.
+    pub(super) fn window(&self) -> Option<&Arc<Window>> {
+        match &self.asked {
+            Asked::Once(_) => None,
+            Asked::Window(window) => Some(window),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// A caller, for so much.
+    Once(Ask),
+    /// A stream, for what its window has room for when its turn comes.
+    Window(Arc<Window>),
 }
 
 /// How much a caller asks for.
@@ -31,8 +59,34 @@ pub(super) struct Ask {
     pub(super) messages_max: usize,
     /// The answer ends after the message that reaches it.
     pub(super) bytes_max: usize,
+    /// None: whatever its size, a message has room.
+    pub(super) room: Option<Room>,
     /// None: the queue's setting.
     pub(super) lease_ms: Option<i64>,
+}
+
+/// Where there is only so much room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// For bodies.
+    pub(super) bytes: usize,
+    /// Nothing is there yet: the first message fits whatever its size.
+    pub(super) is_whole: bool,
+}
+
+impl Room {
+    /// Whether bodies of so many bytes fit after `count` others, those counted in.
+    pub(super) fn fits(self, count: usize, bytes: usize) -> bool {
+        bytes <= self.bytes || (self.is_whole && count == 0)
+    }
+}
+
+/// Messages that were leased.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) deliveries: Vec<Delivery>,
+    /// There was another message, but no room for it.
+    pub(super) is_crowded: bool,
 }
 
 /// Whether a caller waits if there are no messages.
@@ -63,25 +117,62 @@ impl Claimed {
 impl Drop for Claimed {
     fn drop(&mut self) {
         if !self.deliveries.is_empty() {
-            self.returns.add(self.deliveries.iter().map(|delivery| delivery.lease));
+            let untold = self.deliveries.iter().map(|delivery| delivery.lease);
+            self.returns.add(untold.collect(), Vec::new());
         }
     }
 }
 
-/// Leases to be given back. At most as many wait here as callers that go away at once were given.
+/// Leases of callers who went away. At most as many wait here as those that go away at once were given.
+#[derive(Debug, Default)]
+pub(super) struct Returned {
+    /// Of callers who were never told: the attempt does not count.
+    pub(super) untold: Vec<Lease>,
+    /// Of streams that ended: as after a nack.
+    pub(super) unsettled: Vec<Lease>,
+}
+
+impl Returned {
+    pub(super) fn is_empty(&self) -> bool {
+        self.untold.is_empty() && self.unsettled.is_empty()
+    }
+
+    /// At most so many of each.
+    pub(super) fn take(&mut self, leases_max: usize) -> Self {
+        let part = |leases: &mut Vec<Lease>| leases.split_off(leases.len().saturating_sub(leases_max));
+        Self {
+            untold: part(&mut self.untold),
+            unsettled: part(&mut self.unsettled),
+        }
+    }
+
+    pub(super) fn put_back(&mut self, taken: Self) {
+        self.untold.extend(taken.untold);
+        self.unsettled.extend(taken.unsettled);
+    }
+}
+
+/// Where leases are given back.
 #[derive(Clone, Debug)]
 pub(super) struct Returns {
-    leases: Arc<Mutex<Vec<Lease>>>,
+    returned: Arc<Mutex<Returned>>,
     jobs: SyncSender<Job>,
 }
 
 impl Returns {
-    pub(super) fn new(leases: Arc<Mutex<Vec<Lease>>>, jobs: SyncSender<Job>) -> Self {
-        Self { leases, jobs }
+    pub(super) fn new(returned: Arc<Mutex<Returned>>, jobs: SyncSender<Job>) -> Self {
+        Self { returned, jobs }
     }
 
-    fn add(&self, given: impl Iterator<Item = Lease>) {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner).extend(given);
+    pub(super) fn add(&self, untold: Vec<Lease>, unsettled: Vec<Lease>) {
+        let given = Returned { untold, unsettled };
+        if given.is_empty() {
+            return;
+        }
+        self.returned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put_back(given);
         // A full channel means that the writer is awake anyway, a closed one that it is gone.
         let _ = self.jobs.try_send(Job::Wake);
     }
@@ -134,6 +225,15 @@ impl Lines {
             .into_iter()
             .flat_map(|id| self.take(id, |waiter| waiter.batch == batch));
         taken.collect()
+    }
+
+    /// The queues where somebody waits.
+    pub(super) fn queue_ids(&self) -> impl Iterator<Item = i64> {
+        self.0.keys().copied()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Forgets those that went away.

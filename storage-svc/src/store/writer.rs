@@ -22,10 +22,11 @@ use super::history::{self, Span};
 use super::lock::Lock;
 use super::queue::Lately;
 use super::schema::BUSY_TIMEOUT;
-use super::waiting::{Claim, Claimed, Lines};
+use super::waiting::{Claim, Claimed, Lines, Returned};
+use super::window::Holders;
 use super::{commit, queue};
 use crate::error::StoreError;
-use crate::model::{Commit, Deadline, Delivery, Lease, Outcome};
+use crate::model::{Action, Commit, Deadline, Delivery, Lease, Outcome, Settlement};
 
 /// Most requests in a batch.
 const BATCH_JOBS_MAX: usize = 256;
@@ -33,12 +34,15 @@ const BATCH_JOBS_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A batch hands out no more messages once they are this many bytes together.
 const BATCH_DELIVERED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Most messages that one batch takes back from callers who went away, of each kind; the next one follows at once.
+const RETURNED_MESSAGES_MAX: usize = 1_000;
 /// Most messages that one batch moves because their time has come; the next one follows at once.
 const SWEEP_MESSAGES_MAX: i64 = 1_000;
 /// Most expired entries that one batch collects; the next one follows at once.
 const COLLECT_ROWS_MAX: usize = 256;
-/// How often an idle writer looks at the clock and at what has expired: the longest that a message waits past its time
-/// if the machine's clock is set, and the pause after a failed batch before the writer's own work is tried again.
+/// How often the writer looks for itself: an idle one at the clock and at what has expired, any at each queue where
+/// somebody waits. The longest that a message waits past its time if the machine's clock is set, and the pause after a
+/// failed batch before the writer's own work is tried again.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the engine may look whether its figures are out of date.
 const OPTIMIZE_INTERVAL: Duration = Duration::from_hours(1);
@@ -53,6 +57,8 @@ const FREE_PAGES_GIVEN: i64 = 512;
 
 const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?), \
      history_changes = history_changes + ?, history_bytes = history_bytes + ? where id = 0";
+/// What `last_error` says of a message that its stream left unsettled.
+const STREAM_ENDED: &str = "the stream ended";
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -145,7 +151,7 @@ pub(super) struct Shared {
     /// When the next lease runs out or the next delay is over.
     pub(super) next_due_ms: Arc<AtomicI64>,
     /// Leases of callers who went away.
-    pub(super) returned: Arc<Mutex<Vec<Lease>>>,
+    pub(super) returned: Arc<Mutex<Returned>>,
     /// The store's revision, told after each commit and before its answers.
     pub(super) revision: watch::Sender<u64>,
 }
@@ -162,7 +168,11 @@ pub(super) struct Writer {
     lines: Lines,
     /// Queues that may have both messages and callers left over from the last batch.
     hungry: BTreeSet<i64>,
+    /// The queue that the next batch serves first, so that none that a bound left over waits for ever.
+    serve_from: i64,
+    holders: Holders,
     batch: u64,
+    look_at: Instant,
     collect_at: Instant,
     optimize_at: Instant,
     log_at: Instant,
@@ -195,7 +205,10 @@ impl Writer {
             span,
             lines: Lines::default(),
             hungry: BTreeSet::new(),
+            serve_from: 0,
+            holders: Holders::default(),
             batch: 0,
+            look_at: now,
             collect_at: now,
             optimize_at: now + OPTIMIZE_INTERVAL,
             log_at: now,
@@ -214,7 +227,12 @@ impl Writer {
             self.keep_log_short();
         }
         // What the last answers found nobody to take goes back now, not when its lease runs out.
-        self.work(Vec::new());
+        loop {
+            self.work(Vec::new());
+            if self.last_work_failed || self.lock_returned().is_empty() {
+                break;
+            }
+        }
         if let Err(error) = self.connection.execute_batch("pragma optimize") {
             tracing::debug!(%error, "the engine's figures stay as they are");
         }
@@ -272,7 +290,7 @@ impl Writer {
         until_due.min(until_collect).min(TICK)
     }
 
-    fn lock_returned(&self) -> std::sync::MutexGuard<'_, Vec<Lease>> {
+    fn lock_returned(&self) -> std::sync::MutexGuard<'_, Returned> {
         self.shared.returned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -281,8 +299,9 @@ impl Writer {
         let now_ms = self.shared.clock.now_ms();
         let is_due = self.shared.next_due_ms.load(Ordering::SeqCst) <= now_ms;
         let collects = Instant::now() >= self.collect_at;
-        let returned = std::mem::take(&mut *self.lock_returned());
-        let has_own_work = is_due || collects || !returned.is_empty() || !self.hungry.is_empty();
+        let looks = Instant::now() >= self.look_at && !self.lines.is_empty();
+        let returned = self.lock_returned().take(RETURNED_MESSAGES_MAX);
+        let has_own_work = is_due || collects || looks || !returned.is_empty() || !self.hungry.is_empty();
         if jobs.is_empty() && !has_own_work {
             return;
         }
@@ -291,6 +310,7 @@ impl Writer {
         let own = OwnWork {
             is_due,
             collects,
+            looks,
             returned: &returned,
         };
         let mut answers = Vec::with_capacity(jobs.len());
@@ -304,7 +324,7 @@ impl Writer {
             if committed.is_ok() || answers.is_empty() {
                 tracing::error!(error = error as &dyn std::error::Error, "the writer's own work failed");
             }
-            self.lock_returned().extend(returned);
+            self.lock_returned().put_back(returned);
         }
         if committed.is_err() {
             let newcomers = self.lines.take_batch(self.batch).into_iter();
@@ -343,15 +363,21 @@ impl Writer {
             own_work = batch.attempt(|connection, _| queue::sweep(connection, now_ms, SWEEP_MESSAGES_MAX));
         }
         if !own.returned.is_empty() {
-            let given = batch.attempt(|connection, _| queue::give_back(connection, now_ms, own.returned));
-            own_work = own_work.and(given);
+            let given = batch.attempt(|connection, _| queue::give_back(connection, now_ms, &own.returned.untold));
+            let unsettled = nacks(&own.returned.unsettled);
+            let nacked = batch.attempt(|connection, _| queue::settle_each(connection, now_ms, &unsettled));
+            own_work = own_work.and(given).and(nacked.map(|_| ()));
         }
         let mut asked = std::mem::take(&mut self.hungry);
+        if own.looks {
+            self.look_at = Instant::now() + TICK;
+            asked.extend(self.lines.queue_ids());
+        }
         for job in jobs {
             run(job, &mut batch, self.batch, &mut self.lines, &mut asked, answers);
         }
         asked.extend(&batch.effects.ready);
-        self.hungry = serve(&mut batch, &mut self.lines, asked, answers);
+        self.hungry = serve(&mut batch, &mut self.lines, &asked, &mut self.serve_from, answers);
         if own.collects {
             let collected = batch.attempt(|connection, moment| collect::collect(connection, moment, COLLECT_ROWS_MAX));
             let (span, added) = (self.span, batch.effects.history);
@@ -373,6 +399,15 @@ impl Writer {
             self.shared.revision.send_replace(revision);
         }
         effects.log();
+        // The claims of a batch come after all that it releases: a message may have left one window and entered another.
+        self.holders.release(&effects.released);
+        for answer in &*answers {
+            if let Pending::Claim(claim, Ok(deliveries)) = answer
+                && let Some(window) = claim.window()
+            {
+                self.holders.hold(window, deliveries);
+            }
+        }
         if effects.wrote {
             self.checkpoints.committed();
         }
@@ -434,7 +469,21 @@ fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
 struct OwnWork<'writer> {
     is_due: bool,
     collects: bool,
-    returned: &'writer [Lease],
+    looks: bool,
+    returned: &'writer Returned,
+}
+
+/// How messages go back that a stream left unsettled.
+fn nacks(leases: &[Lease]) -> Vec<Settlement> {
+    let nack = |lease: &Lease| Settlement {
+        lease: *lease,
+        action: Action::Nack {
+            delay_ms: None,
+            error: STREAM_ENDED.to_owned(),
+            refund_attempt: false,
+        },
+    };
+    leases.iter().map(nack).collect()
 }
 
 /// A transaction and what its requests did so far.
@@ -549,21 +598,31 @@ fn run(
 
 /// Leases ready messages for those who wait, first come, first served; within bounds. What is left for the next batch
 /// is the queues where a bound ended it.
-fn serve(batch: &mut Batch<'_>, lines: &mut Lines, asked: BTreeSet<i64>, answers: &mut Vec<Pending>) -> BTreeSet<i64> {
+fn serve(
+    batch: &mut Batch<'_>,
+    lines: &mut Lines,
+    asked: &BTreeSet<i64>,
+    serve_from: &mut i64,
+    answers: &mut Vec<Pending>,
+) -> BTreeSet<i64> {
     let mut served = 0;
     let mut bytes = 0;
     let mut left = BTreeSet::new();
-    for queue_id in asked {
+    let from = *serve_from;
+    for &queue_id in asked.range(from..).chain(asked.range(..from)) {
         while let Some(waiter) = lines.next(queue_id) {
             if served >= BATCH_JOBS_MAX || bytes >= BATCH_DELIVERED_BYTES_MAX {
                 lines.put_back(queue_id, waiter);
+                if left.is_empty() {
+                    *serve_from = queue_id;
+                }
                 left.insert(queue_id);
                 break;
             }
-            let ask = waiter.claim.ask;
+            let ask = waiter.claim.ask();
             let claimed = batch.attempt(|connection, moment| queue::claim(connection, moment.now_ms, queue_id, ask));
             match claimed {
-                Ok(deliveries) if deliveries.is_empty() => {
+                Ok(taken) if taken.deliveries.is_empty() && !taken.is_crowded => {
                     lines.put_back(queue_id, waiter);
                     let empty_handed = lines.take_impatient(queue_id).into_iter();
                     answers.extend(empty_handed.map(|claim| Pending::Claim(claim, Ok(Vec::new()))));
@@ -571,6 +630,7 @@ fn serve(batch: &mut Batch<'_>, lines: &mut Lines, asked: BTreeSet<i64>, answers
                 }
                 claimed => {
                     served += 1;
+                    let claimed = claimed.map(|taken| taken.deliveries);
                     let delivered = claimed.iter().flatten();
                     bytes += delivered.map(|delivery| delivery.body.as_bytes().len()).sum::<usize>();
                     answers.push(Pending::Claim(waiter.claim, claimed));

@@ -1,5 +1,6 @@
 //! The service at its border: real sockets, a real file, a clock that the tests hold.
 
+mod consume;
 mod dead_letters;
 mod dedup;
 mod files;

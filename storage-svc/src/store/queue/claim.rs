@@ -7,7 +7,7 @@ use super::settings::by_id;
 use crate::error::StoreError;
 use crate::model::{Delivery, Lease, MessageState};
 use crate::store::effects::Effects;
-use crate::store::waiting::Ask;
+use crate::store::waiting::{Ask, Taken};
 use crate::store::{kv, pairs};
 
 const READY: &str = "select message.id, epoch, attempt, enqueue_ms, last_error, ordering_key, redrives, kind, \
@@ -26,14 +26,15 @@ pub(in crate::store) fn claim(
     now_ms: i64,
     queue_id: i64,
     ask: Ask,
-) -> Result<(Vec<Delivery>, Effects), StoreError> {
+) -> Result<(Taken, Effects), StoreError> {
     let queue = by_id(connection, queue_id)?.ok_or(StoreError::QueueDeleted)?;
     if queue.settings.paused {
-        return Ok((Vec::new(), Effects::default()));
+        return Ok((Taken::default(), Effects::default()));
     }
     let lease_expire_ms = now_ms.saturating_add(ask.lease_ms.unwrap_or(queue.settings.lease_ms));
     let mut deliveries = Vec::new();
     let mut bytes = 0;
+    let mut is_crowded = false;
     let mut statement = connection.prepare_cached(READY)?;
     let mut rows = statement.query((queue_id, i64::try_from(ask.messages_max).unwrap_or(i64::MAX)))?;
     while bytes < ask.bytes_max
@@ -56,6 +57,10 @@ pub(in crate::store) fn claim(
             lease_expire_ms,
         };
         bytes += delivery.body.as_bytes().len();
+        if ask.room.is_some_and(|room| !room.fits(deliveries.len(), bytes)) {
+            is_crowded = true;
+            break;
+        }
         deliveries.push(delivery);
     }
     // Not before the rows are read: a statement must not change the index that it walks.
@@ -66,5 +71,6 @@ pub(in crate::store) fn claim(
         connection.prepare_cached(LEASE)?.execute((lease_expire_ms, id))?;
         lately.moves(queue_id, id, MessageState::Ready, MessageState::Leased);
     }
-    Ok((deliveries, lately.finish(connection)?))
+    let taken = Taken { deliveries, is_crowded };
+    Ok((taken, lately.finish(connection)?))
 }

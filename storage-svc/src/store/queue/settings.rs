@@ -36,7 +36,7 @@ pub(super) const STATEMENTS: [&str; 3] = [QUEUE_BY_NAME, QUEUE_BY_ID, SET];
 pub(in crate::store) struct Queue {
     pub(in crate::store) id: i64,
     pub(super) name: String,
-    pub(super) settings: QueueSettings,
+    pub(in crate::store) settings: QueueSettings,
     pub(super) create_ms: i64,
     /// By state, in the order of their numbers.
     pub(super) counts: [i64; 5],

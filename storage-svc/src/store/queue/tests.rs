@@ -65,11 +65,12 @@ impl Bench {
         let ask = Ask {
             messages_max,
             bytes_max: usize::MAX,
+            room: None,
             lease_ms: None,
         };
         let claimed = claim(&self.connection, self.now_ms, self.queue_id(), ask);
-        let (deliveries, effects) = claimed.expect("it claims");
-        (deliveries.iter().map(|delivery| delivery.lease).collect(), effects)
+        let (taken, effects) = claimed.expect("it claims");
+        (taken.deliveries.iter().map(|delivery| delivery.lease).collect(), effects)
     }
 
     fn settle(&self, lease: Lease, action: Action) -> Effects {

@@ -16,7 +16,7 @@ use crate::model::{
     Settlement, With,
 };
 use crate::store::kv;
-use crate::store::waiting::{Ask, Patience, Returns};
+use crate::store::waiting::{Ask, Asked, Patience, Returns};
 use crate::store::{changes, checkpoint::Checkpoints, collect, commit, queue, request, schema};
 
 mod history;
@@ -77,11 +77,12 @@ impl Bench {
         let (answer, answered) = oneshot::channel();
         self.queue(Job::Claim(Claim {
             queue: queue_name(),
-            ask: Ask {
+            asked: Asked::Once(Ask {
                 messages_max: 1,
                 bytes_max: 1,
+                room: None,
                 lease_ms: None,
-            },
+            }),
             patience,
             deadline: None,
             returns: Returns::new(Arc::clone(&self.writer.shared.returned), self.jobs.clone()),

@@ -610,11 +610,13 @@ fn serve(
     let mut left = BTreeSet::new();
     let from = *serve_from;
     for &queue_id in asked.range(from..).chain(asked.range(..from)) {
+        let served_before = served;
         while let Some(waiter) = lines.next(queue_id) {
             if served >= BATCH_JOBS_MAX || bytes >= BATCH_DELIVERED_BYTES_MAX {
                 lines.put_back(queue_id, waiter);
+                // A queue that had its turn comes last in the next batch.
                 if left.is_empty() {
-                    *serve_from = queue_id;
+                    *serve_from = queue_id + i64::from(served > served_before);
                 }
                 left.insert(queue_id);
                 break;

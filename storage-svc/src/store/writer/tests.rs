@@ -1,5 +1,7 @@
 //! Batches by hand: the jobs are queued first and worked on then, so that each test says what shares a transaction.
 
+mod lines;
+
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use proptest::prelude::*;

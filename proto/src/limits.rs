@@ -123,5 +123,14 @@ pub const LEASE_MAX: Duration = Duration::from_hours(12);
 /// Kept of a nack's error or a burial's reason, in bytes.
 pub const ERROR_TEXT_BYTES_MAX: usize = 1024;
 
+/// Longest span that watch history can be kept for.
+pub const HISTORY_SPAN_MAX: Duration = Duration::from_hours(30 * 24);
+/// Largest chunk of a `Backup`, in bytes.
+pub const BACKUP_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Most problems that an `IntegrityCheck` tells; it ends at the last of them.
+pub const CHECK_PROBLEMS_MAX: usize = 100;
+/// A client of a `Backup` or an `IntegrityCheck` that takes nothing for so long is cut off.
+pub const ERRAND_STALL_MAX: Duration = Duration::from_mins(1);
+
 /// Largest gRPC message that both ends accept: a full commit or a full value with its envelope.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 36 * 1024 * 1024;

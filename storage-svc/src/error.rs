@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::limits::DELETE_QUEUE_MESSAGES_MAX;
+use proto::limits::{DELETE_QUEUE_MESSAGES_MAX, ERRAND_STALL_MAX};
 use rusqlite::ErrorCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -127,6 +127,15 @@ pub enum StoreError {
     /// The disk is full or fails, or the file is held by somebody else.
     #[error("the store cannot reach its disk")]
     Disk(#[source] Arc<rusqlite::Error>),
+    /// The disk is too full for a copy of the store.
+    #[error("there is no room for a copy of the store")]
+    NoRoom(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// A file beside the database cannot be used.
+    #[error("the store cannot use a file beside its own")]
+    File(#[source] Arc<io::Error>),
+    /// The caller takes nothing of what it asked for.
+    #[error("nothing was taken for {} s", ERRAND_STALL_MAX.as_secs())]
+    SlowClient,
     /// No connection to read with could be had.
     #[error("the store cannot be read")]
     NoReader(#[source] Arc<r2d2::Error>),
@@ -162,7 +171,7 @@ impl StoreError {
     pub(crate) fn is_ours(&self) -> bool {
         matches!(
             self,
-            Self::Disk(_) | Self::NoReader(_) | Self::Damaged(_) | Self::Engine(_)
+            Self::Disk(_) | Self::NoRoom(_) | Self::File(_) | Self::NoReader(_) | Self::Damaged(_) | Self::Engine(_)
         )
     }
 }
@@ -264,7 +273,16 @@ impl From<StoreError> for Status {
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY)),
             ),
             StoreError::DeadlineExceeded => return Status::deadline_exceeded(message),
-            StoreError::Closing | StoreError::Disk(_) | StoreError::NoReader(_) => {
+            StoreError::SlowClient => (Code::ResourceExhausted, error_info("SLOW_CLIENT", &[])),
+            StoreError::NoRoom(_) => (
+                Code::FailedPrecondition,
+                ErrorDetails::with_precondition_failure_violation(
+                    "DISK_FULL",
+                    "store",
+                    "the copy takes as much as the store",
+                ),
+            ),
+            StoreError::Closing | StoreError::Disk(_) | StoreError::File(_) | StoreError::NoReader(_) => {
                 (Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_DELAY)))
             }
             StoreError::Damaged(_) => return Status::data_loss("the store's file is damaged"),
@@ -324,8 +342,20 @@ pub enum OpenError {
         /// Of the database.
         path: PathBuf,
     },
-    /// The file is no database.
-    #[error("{} is not a SQLite database", path.display())]
+    /// The file is damaged.
+    #[error(
+        "the database {} is damaged ({found}): restore a backup, or rescue what is left with `.recover` of a sqlite3 \
+         of at least 3.51.3 into a new file, and keep the damaged one",
+        path.display()
+    )]
+    Damaged {
+        /// Of the database.
+        path: PathBuf,
+        /// The first fault, as the engine says it.
+        found: String,
+    },
+    /// The file is no database, or its first bytes are damaged.
+    #[error("{} is not a SQLite database; if it was one, restore a backup", path.display())]
     NotADatabase {
         /// Of the file.
         path: PathBuf,

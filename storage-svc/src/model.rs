@@ -14,7 +14,7 @@ mod queue_settings;
 mod read;
 mod watch;
 
-pub use self::admin::{Deadline, StoreInfo};
+pub use self::admin::{BackupHeader, BackupPart, CheckReport, Checkpointed, Deadline, StoreInfo, StoreStats};
 pub use self::commit::{
     Change, Check, Commit, Committed, Conflict, Expect, Expiry, Mutation, Origin, Outcome, RequestId,
 };

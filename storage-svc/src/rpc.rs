@@ -32,10 +32,10 @@ pub(crate) fn routes(store: &Store, calls: &Calls, draining: CancellationToken) 
     let kv = KvServiceServer::new(Kv::new(store.clone(), draining.clone()))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
-    let queue = QueueServiceServer::new(Queue::new(store.clone(), draining))
+    let queue = QueueServiceServer::new(Queue::new(store.clone(), draining.clone()))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
-    let admin = AdminServiceServer::new(Admin::new(store.clone()));
+    let admin = AdminServiceServer::new(Admin::new(store.clone(), draining));
     Routes::new(Admission::new(kv, calls))
         .add_service(Admission::new(queue, calls))
         .add_service(Admission::new(admin, calls))

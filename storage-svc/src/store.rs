@@ -2,16 +2,21 @@
 //! and nothing of the wire.
 
 mod changes;
+mod check;
 mod checkpoint;
 mod clock;
 mod collect;
 mod commit;
 mod consume;
+mod copy;
 mod effects;
+mod errand;
 mod flow;
 mod history;
 mod kv;
 mod lock;
+mod operator;
+mod pages;
 mod pairs;
 mod queue;
 mod queues;
@@ -20,6 +25,7 @@ mod request;
 mod schema;
 mod snapshots;
 mod stop;
+mod tally;
 mod waiting;
 mod watches;
 mod window;
@@ -45,10 +51,11 @@ use self::collect::Left;
 use self::consume::Places;
 pub(crate) use self::consume::{Asking, Consumer, Parcel, Place, Settling};
 use self::effects::{Effects, Moment};
+use self::errand::Errands;
 pub use self::flow::Flow;
 use self::history::{Growth, Span};
 pub(crate) use self::kv::SCAN_KEYS_MAX;
-use self::lock::Lock;
+use self::lock::{LastClose, Lock};
 use self::readers::Readers;
 use self::snapshots::Snapshots;
 use self::stop::Stop;
@@ -83,7 +90,10 @@ struct Inner {
     readers: Readers,
     watches: Watches,
     snapshots: Snapshots,
+    errands: Errands,
     shared: Shared,
+    path: PathBuf,
+    opened: Instant,
     seals: Seals,
     engine_version: String,
     schema_version: u32,
@@ -100,7 +110,17 @@ impl Store {
     pub fn open(args: &StoreArgs, clock: Clock) -> Result<Self, OpenError> {
         let path = prepare_path(&args.sqlite_db_path)?;
         let lock = Lock::take(&path)?;
-        let (connection, facts) = schema::open(&path, args.storage_sync)?;
+        let (connection, facts) = match schema::open(&path, args.storage_sync, lock.last_close()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Nothing was written, unless it is damaged, and then the next start is to find that too.
+                if lock.last_close() == LastClose::Clean && !matches!(error, OpenError::Damaged { .. }) {
+                    let _ = lock.release();
+                }
+                return Err(error);
+            }
+        };
+        copy::remove_leftovers(&path);
         let readers = Readers::open(&path)?;
         let (checkpoints, checkpoint_thread) = Checkpoints::start(&path)?;
         let shared = Shared {
@@ -109,6 +129,7 @@ impl Store {
             next_due_ms: Arc::new(AtomicI64::new(i64::MIN)),
             returned: Arc::default(),
             revision: watch::Sender::new(facts.revision),
+            tally: Arc::default(),
         };
         let span = Span {
             kept_ms: i64::from(args.storage_history_seconds) * 1_000,
@@ -126,10 +147,13 @@ impl Store {
             jobs,
             room: Arc::new(Semaphore::new(permits(WRITES_WAITING_BYTES_MAX) as usize)),
             watches: Watches::new(readers.clone(), args.streams.watch_stall_max),
-            snapshots: Snapshots::new(path, args.streams.snapshot_age_max),
+            snapshots: Snapshots::new(path.clone(), args.streams.snapshot_age_max),
             places: Places::new(),
             readers,
+            errands: Errands::new(&path),
             shared,
+            path,
+            opened: Instant::now(),
             seals: Seals::new(facts.store_id, facts.secret),
             engine_version: rusqlite::version().to_owned(),
             schema_version: facts.schema_version,
@@ -146,6 +170,7 @@ impl Store {
     pub async fn close(self) {
         self.0.snapshots.close().await;
         self.0.places.emptied().await;
+        self.0.errands.close().await;
         self.0.readers.close().await;
         let inner = Arc::clone(&self.0);
         let closing = tokio::task::spawn_blocking(move || {
@@ -353,9 +378,14 @@ impl Store {
     }
 
     fn submit(&self, job: Job) -> Result<(), StoreError> {
-        self.0.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::Overloaded,
-            TrySendError::Disconnected(_) => StoreError::Closing,
+        let tally = &self.0.shared.tally;
+        tally.submitted();
+        self.0.jobs.try_send(job).map_err(|error| {
+            tally.taken();
+            match error {
+                TrySendError::Full(_) => StoreError::Overloaded,
+                TrySendError::Disconnected(_) => StoreError::Closing,
+            }
         })
     }
 }

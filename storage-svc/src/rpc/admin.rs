@@ -6,10 +6,12 @@ use std::time::Duration;
 use proto::limits;
 use proto::v1;
 use proto::v1::admin_service_server::AdminService;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::admission::{CALLS_MAX, deadline};
-use super::status;
+use super::{convert, flow, status};
 use crate::model::StoreInfo;
 use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
 
@@ -34,11 +36,13 @@ const CAPABILITIES: [&str; 13] = [
 #[derive(Debug)]
 pub(super) struct Admin {
     store: Store,
+    /// Cancelled when the service begins to stop.
+    draining: CancellationToken,
 }
 
 impl Admin {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store }
+    pub(super) fn new(store: Store, draining: CancellationToken) -> Self {
+        Self { store, draining }
     }
 }
 
@@ -65,33 +69,56 @@ impl AdminService for Admin {
 
     async fn get_store_stats(
         &self,
-        _: Request<v1::GetStoreStatsRequest>,
+        request: Request<v1::GetStoreStatsRequest>,
     ) -> Result<Response<v1::GetStoreStatsResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let stats = self.store.stats(deadline(&request)).await.map_err(status)?;
+        let (watches, consumers) = open_streams();
+        Ok(Response::new(convert::store_stats(&stats, watches, consumers)))
     }
 
-    type BackupStream = tonic::codegen::BoxStream<v1::BackupResponse>;
+    type BackupStream = BoxStream<v1::BackupResponse>;
 
     async fn backup(&self, _: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        Err(Status::unimplemented(""))
+        let parts = self.store.backup(&self.draining).map_err(status)?;
+        Ok(Response::new(flow::stream(parts, convert::backup_part)))
     }
 
-    async fn checkpoint(&self, _: Request<v1::CheckpointRequest>) -> Result<Response<v1::CheckpointResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn checkpoint(
+        &self,
+        request: Request<v1::CheckpointRequest>,
+    ) -> Result<Response<v1::CheckpointResponse>, Status> {
+        let left = self.store.checkpoint(deadline(&request)).await.map_err(status)?;
+        Ok(Response::new(v1::CheckpointResponse {
+            hindered: left.hindered,
+            wal_bytes: left.wal_bytes,
+        }))
     }
 
-    type IntegrityCheckStream = tonic::codegen::BoxStream<v1::IntegrityCheckResponse>;
+    type IntegrityCheckStream = BoxStream<v1::IntegrityCheckResponse>;
 
     async fn integrity_check(
         &self,
         _: Request<v1::IntegrityCheckRequest>,
     ) -> Result<Response<Self::IntegrityCheckStream>, Status> {
-        Err(Status::unimplemented(""))
+        let reports = self.store.check(&self.draining).map_err(status)?;
+        Ok(Response::new(flow::stream(reports, convert::check_report)))
     }
 
-    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn compact(&self, request: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
+        let deadline = deadline(&request);
+        let keep = convert::compact_keep(request.get_ref()).map_err(status)?;
+        let oldest_watch_revision = self.store.compact_history(keep).await.map_err(status)?;
+        let freed_bytes = self.store.give_back_space(deadline).await.map_err(status)?;
+        Ok(Response::new(v1::CompactResponse {
+            oldest_watch_revision,
+            freed_bytes,
+        }))
     }
+}
+
+/// Watches and `Consume` streams that are open.
+fn open_streams() -> (u64, u64) {
+    (0, 0)
 }
 
 /// Every limit that a caller can meet.
@@ -139,6 +166,8 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("consumers", limits::CONSUMERS_MAX),
         ("consume_settles_ahead", limits::CONSUME_SETTLES_AHEAD_MAX),
         ("error_text_bytes", limits::ERROR_TEXT_BYTES_MAX),
+        ("backup_chunk_bytes", limits::BACKUP_CHUNK_BYTES_MAX),
+        ("check_problems", limits::CHECK_PROBLEMS_MAX),
         ("grpc_message_bytes", limits::GRPC_MESSAGE_BYTES_MAX),
         ("calls_in_flight", CALLS_MAX),
         ("writes_waiting", WRITES_WAITING_MAX),
@@ -157,6 +186,7 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("dead_retention_seconds", limits::DEAD_RETENTION_MAX),
         ("consume_heartbeat_seconds", limits::CONSUME_HEARTBEAT),
         ("consume_stall_seconds", limits::CONSUME_STALL_MAX),
+        ("errand_stall_seconds", limits::ERRAND_STALL_MAX),
     ];
     let sizes = sizes.map(|(name, size)| (name, size as u64));
     let times = times.map(|(name, time): (_, Duration)| (name, time.as_secs()));

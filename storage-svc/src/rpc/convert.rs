@@ -1,5 +1,6 @@
 //! Wire messages to checked requests, and answers back to wire messages. Every refusal names the field and its rule.
 
+mod admin;
 mod commit;
 mod consume;
 mod queue;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use proto::limits::{LIST_ROWS_DEFAULT, LIST_ROWS_MAX, METADATA_BYTES_MAX, REQUEST_ID_CHARS_MAX, VALUE_BYTES_MAX};
 use proto::v1;
 
+pub(super) use self::admin::{backup_part, check_report, compact_keep, store_stats};
 pub(super) use self::commit::{commit, committed, delete, enqueue, enqueued, outcome, put};
 pub(super) use self::consume::{Wish, deliveries, draining, heartbeat, open, opened, settled_on_stream, wish};
 pub(super) use self::queue::{delivery, queue, receive, settle, settled, stats};

@@ -15,6 +15,8 @@ use crate::error::OpenError;
 
 /// From a commit to the checkpoint after it; commits in between share it.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// How long the writer waits for readers when it stops for the log.
+const LOG_PATIENCE: Duration = Duration::from_millis(250);
 /// A log that has grown to this size makes the writer stop for it.
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -97,4 +99,12 @@ pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Resul
             log_pages: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
         })
     })
+}
+
+/// Moves all of the log and empties it, on the writer's connection. Waits a moment for readers that are in the way.
+pub(super) fn empty_log(connection: &Connection) -> rusqlite::Result<Checkpoint> {
+    connection.busy_timeout(LOG_PATIENCE)?;
+    let done = checkpoint(connection, "truncate");
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    done
 }

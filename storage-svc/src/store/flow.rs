@@ -84,6 +84,15 @@ impl<T> Source<T> {
         }
     }
 
+    /// Asks, for as long as it is kept, whether the reader is gone.
+    pub(super) fn absence(&self) -> impl Fn() -> bool + Send + 'static
+    where
+        T: Send + 'static,
+    {
+        let items = self.items.clone();
+        move || items.is_closed()
+    }
+
     /// Waits until the reader is gone.
     pub(super) async fn gone(&self) {
         self.items.closed().await;

@@ -1,9 +1,11 @@
 //! Opens the file: identity, settings of the engine, migrations. Knows no key and no message.
 
 use std::path::Path;
+use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
+use super::lock::{LastClose, beside};
 use crate::config::Sync;
 use crate::error::OpenError;
 
@@ -33,8 +35,9 @@ pub(super) struct Facts {
     pub(super) clock_ms: i64,
 }
 
-/// Opens the file for writing, makes it if it is not there, and brings it up to date.
-pub(super) fn open(path: &Path, sync: Sync) -> Result<(Connection, Facts), OpenError> {
+/// Opens the file for writing, makes it if it is not there, and brings it up to date. After an unclean close it is looked
+/// through first.
+pub(super) fn open(path: &Path, sync: Sync, last_close: LastClose) -> Result<(Connection, Facts), OpenError> {
     if rusqlite::version_number() < ENGINE_VERSION_MIN {
         return Err(OpenError::UnsafeEngine {
             version: rusqlite::version(),
@@ -42,6 +45,7 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(Connection, Facts), OpenE
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let unusable = |error| unusable(path, error);
+    look_for_lost_file(path)?;
     let mut connection = Connection::open_with_flags(path, flags).map_err(unusable)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(unusable)?;
     let version = identify(&connection, path)?;
@@ -75,12 +79,20 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(Connection, Facts), OpenE
     connection
         .execute_batch(&format!("pragma synchronous = {synchronous}; {journal}"))
         .map_err(unusable)?;
+    if version > 0 && last_close == LastClose::Unclean {
+        quick_check(&connection, path)?;
+    }
     migrate(&mut connection, path, version)?;
+    make_copy_a_store(&mut connection).map_err(unusable)?;
     // So that the first statements are planned on figures, if there are any to be had.
     connection
         .execute_batch("pragma optimize = 0x10002")
         .map_err(unusable)?;
-    let facts = facts(&connection).map_err(unusable)?;
+    let facts = facts(&connection).map_err(|error| match error {
+        error @ rusqlite::Error::SqliteFailure(..) => unusable(error),
+        // The row is not there, or is not what every version wrote.
+        error => damaged(path, &error),
+    })?;
     Ok((connection, facts))
 }
 
@@ -92,6 +104,15 @@ pub(super) fn set_up_reader(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     set_up(connection, -16_384)?;
     connection.execute_batch("pragma query_only = on")
+}
+
+/// A connection for an errand beside the pool: it reads the database, and can write a copy of it elsewhere.
+pub(super) fn open_aside(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    set_up(&connection, -16_384)?;
+    Ok(connection)
 }
 
 /// Settings that every connection needs. A negative cache is in KiB.
@@ -126,13 +147,56 @@ fn identify(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     }
 }
 
+/// The first page is in the file before there is a log, so an empty file with a log beside it has lost its pages. The
+/// engine would take it for a new one, and delete the log.
+fn look_for_lost_file(path: &Path) -> Result<(), OpenError> {
+    let bytes = |path: &Path| std::fs::metadata(path).map(|file| file.len()).ok();
+    if bytes(path) == Some(0) && bytes(&beside(path, "-wal")).is_some_and(|bytes| bytes > 0) {
+        return Err(damaged(path, &"it is empty, and its write-ahead log is not"));
+    }
+    Ok(())
+}
+
+/// Looks through the whole file, all but the indexes' content, and ends at the first fault.
+fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    tracing::warn!(path = %path.display(), "the database was not closed: it is checked");
+    let began = Instant::now();
+    let found: String = connection
+        .query_row("pragma quick_check(1)", (), |row| row.get(0))
+        .map_err(|error| unusable(path, error))?;
+    let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if found != "ok" {
+        return Err(damaged(path, &found));
+    }
+    tracing::info!(elapsed_ms, "the database is in order");
+    Ok(())
+}
+
 fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(), OpenError> {
     for (number, sql) in (1_u32..).zip(MIGRATIONS).skip(version) {
-        apply(connection, number, sql).map_err(|source| OpenError::Migration {
-            path: path.to_owned(),
-            number,
-            source,
-        })?;
+        if let Err(source) = apply(connection, number, sql) {
+            // What does not fit may be no fault of the migration.
+            quick_check(connection, path)?;
+            return Err(OpenError::Migration {
+                path: path.to_owned(),
+                number,
+                source,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A copy may have gone back in time: it becomes a store of its own, so that nobody takes it for the original.
+fn make_copy_a_store(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let is_copy = transaction.execute(
+        "update store set store_id = randomblob(16), secret = randomblob(32), is_copy = 0 where is_copy <> 0",
+        (),
+    )?;
+    transaction.commit()?;
+    if is_copy > 0 {
+        tracing::info!("the database is a copy: it has become a store of its own");
     }
     Ok(())
 }
@@ -164,6 +228,17 @@ fn unusable(path: &Path, source: rusqlite::Error) -> OpenError {
     match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
         Some(ErrorCode::ReadOnly) => OpenError::ReadOnly { path },
+        Some(ErrorCode::DatabaseCorrupt) => damaged(&path, &source),
         _ => OpenError::Unusable { path, source },
+    }
+}
+
+fn damaged(path: &Path, found: &dyn std::fmt::Display) -> OpenError {
+    let found = found.to_string();
+    // Of several lines the first is a heading.
+    let found = found.lines().next_back().unwrap_or_default();
+    OpenError::Damaged {
+        path: path.to_owned(),
+        found: found.to_owned(),
     }
 }

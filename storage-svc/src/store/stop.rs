@@ -12,6 +12,11 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// Whether there has been one.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.draining.is_cancelled() || self.ended.is_cancelled()
+    }
+
     /// Waits for the first.
     pub(super) async fn stopped(&self) {
         tokio::select! {

@@ -14,14 +14,15 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio_util::sync::DropGuard;
 
-use super::checkpoint::{Checkpoints, checkpoint};
+use super::checkpoint::{Checkpoints, checkpoint, empty_log};
 use super::clock::StoreClock;
 use super::collect::{self, Left};
 use super::effects::{Effects, Moment};
 use super::history::{self, Span};
 use super::lock::Lock;
+use super::pages::give_back_pages;
 use super::queue::Lately;
-use super::schema::BUSY_TIMEOUT;
+use super::tally::Tally;
 use super::waiting::{Claim, Claimed, Lines, Returned};
 use super::window::Holders;
 use super::{commit, queue};
@@ -46,14 +47,10 @@ const COLLECT_ROWS_MAX: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 /// How often the engine may look whether its figures are out of date.
 const OPTIMIZE_INTERVAL: Duration = Duration::from_hours(1);
-/// How long the writer waits for readers when it stops for the log.
-const LOG_PATIENCE: Duration = Duration::from_millis(250);
 /// How long it goes on without another try when a reader did not let go of the log.
 const LOG_RETRY: Duration = Duration::from_secs(5);
 /// Free pages that are kept for what is written next.
-const FREE_PAGES_KEPT: i64 = 1_024;
-/// Most pages that an idle tick gives back to the file system.
-const FREE_PAGES_GIVEN: i64 = 512;
+const FREE_PAGES_KEPT: u64 = 1_024;
 
 const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?), \
      history_changes = history_changes + ?, history_bytes = history_bytes + ? where id = 0";
@@ -75,6 +72,8 @@ pub(super) enum Job {
     /// Any other change.
     Write(Write),
     Claim(Claim),
+    /// Work between batches.
+    Aside(Aside),
     /// Look at the clock: answered after a batch has moved messages whose time had come.
     Sweep(Answer<()>),
     /// There is something to do that is not in the channel.
@@ -109,6 +108,32 @@ impl Write {
             let result = in_time(deadline).and_then(|()| batch.attempt(work));
             Box::new(move |committed| drop(answer.send(committed.clone().and(result))))
         }))
+    }
+}
+
+/// Work on the connection between two batches: what no transaction may be open for.
+pub(super) struct Aside(Box<dyn FnOnce(&Connection) + Send>);
+
+impl Aside {
+    /// The work, not begun after `deadline`, its result sent to `answer`.
+    pub(super) fn new<T: Send + 'static>(
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        deadline: Deadline,
+        answer: Answer<T>,
+    ) -> Self {
+        Self(Box::new(move |connection| {
+            drop(answer.send(in_time(deadline).and_then(|()| work(connection))));
+        }))
+    }
+
+    fn run(self, connection: &Connection) {
+        (self.0)(connection);
+    }
+}
+
+impl std::fmt::Debug for Aside {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Aside")
     }
 }
 
@@ -154,6 +179,7 @@ pub(super) struct Shared {
     pub(super) returned: Arc<Mutex<Returned>>,
     /// The store's revision, told after each commit and before its answers.
     pub(super) revision: watch::Sender<u64>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// The state of the thread.
@@ -178,10 +204,12 @@ pub(super) struct Writer {
     log_at: Instant,
     last_work_failed: bool,
     is_closing: bool,
+    /// What is to be done between batches, outside of any transaction.
+    asides: Vec<Aside>,
     /// Held until the connection is closed: fields are dropped in order.
-    _lock: Lock,
+    lock: Lock,
     /// Says that the thread has ended, whether it was asked to or panicked.
-    _ended: DropGuard,
+    ended: DropGuard,
 }
 
 impl Writer {
@@ -214,8 +242,9 @@ impl Writer {
             log_at: now,
             last_work_failed: false,
             is_closing: false,
-            _lock: lock,
-            _ended: ended,
+            asides: Vec::new(),
+            lock,
+            ended,
         }
     }
 
@@ -224,6 +253,9 @@ impl Writer {
         while !self.is_closing {
             let jobs = self.next_jobs();
             self.work(jobs);
+            for aside in std::mem::take(&mut self.asides) {
+                aside.run(&self.connection);
+            }
             self.keep_log_short();
         }
         // What the last answers found nobody to take goes back now, not when its lease runs out.
@@ -236,9 +268,24 @@ impl Writer {
         if let Err(error) = self.connection.execute_batch("pragma optimize") {
             tracing::debug!(%error, "the engine's figures stay as they are");
         }
-        if let Err(error) = checkpoint(&self.connection, "truncate") {
+        let emptied = checkpoint(&self.connection, "truncate");
+        let Self {
+            connection,
+            lock,
+            ended,
+            ..
+        } = self;
+        let closed = emptied.and_then(|_| connection.close().map_err(|(_, error)| error));
+        if let Err(error) = &closed {
             tracing::warn!(%error, "the write-ahead log stays for the next start");
         }
+        // What did not close well is checked when it is opened next.
+        if closed.is_ok()
+            && let Err(error) = lock.release()
+        {
+            tracing::warn!(%error, "the next start will take the database for one that was not closed");
+        }
+        drop(ended);
     }
 
     /// Waits for a job, or until there is work of its own; then takes all that has queued, within bounds.
@@ -261,13 +308,18 @@ impl Writer {
                     self.is_closing = true;
                     break;
                 }
+                Ok(Job::Aside(aside)) => {
+                    self.shared.tally.taken();
+                    self.asides.push(aside);
+                }
                 Ok(job) => {
+                    self.shared.tally.taken();
                     bytes += job.bytes();
                     jobs.push(job);
                 }
                 Err(TryRecvError::Empty) => break,
             }
-            if jobs.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX {
+            if jobs.len() + self.asides.len() >= BATCH_JOBS_MAX || bytes >= BATCH_BYTES_MAX {
                 break;
             }
             next = self.jobs.try_recv();
@@ -373,6 +425,7 @@ impl Writer {
             self.look_at = Instant::now() + TICK;
             asked.extend(self.lines.queue_ids());
         }
+        let requests = jobs.len();
         for job in jobs {
             run(job, &mut batch, self.batch, &mut self.lines, &mut asked, answers);
         }
@@ -410,6 +463,7 @@ impl Writer {
         }
         if effects.wrote {
             self.checkpoints.committed();
+            self.shared.tally.committed(requests);
         }
         if effects.timed || own.is_due {
             // If the engine cannot say, the next batch looks again.
@@ -425,10 +479,7 @@ impl Writer {
             return;
         }
         self.checkpoints.log_was_tended();
-        let patience = self.connection.busy_timeout(LOG_PATIENCE);
-        let done = patience.and_then(|()| checkpoint(&self.connection, "truncate"));
-        let restored = self.connection.busy_timeout(BUSY_TIMEOUT);
-        match done.and_then(|done| restored.map(|()| done)) {
+        match empty_log(&self.connection) {
             Ok(done) if !done.was_hindered => {}
             Ok(_) => self.log_at = Instant::now() + LOG_RETRY,
             Err(error) => {
@@ -440,7 +491,7 @@ impl Writer {
 
     /// What an idle moment is good for: free pages go back to the file system, the engine's figures are renewed.
     fn tend_file(&mut self) {
-        let done = give_back_pages(&self.connection).and_then(|()| {
+        let done = give_back_pages(&self.connection, FREE_PAGES_KEPT).and_then(|_| {
             if Instant::now() < self.optimize_at {
                 return Ok(());
             }
@@ -451,18 +502,6 @@ impl Writer {
             tracing::warn!(%error, "the database could not be tended");
         }
     }
-}
-
-fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
-    let free: i64 = connection.query_row("pragma freelist_count", (), |row| row.get(0))?;
-    let given = (free - FREE_PAGES_KEPT).min(FREE_PAGES_GIVEN);
-    if given > 0 {
-        // The statement moves one page a step.
-        let mut statement = connection.prepare(&format!("pragma incremental_vacuum({given})"))?;
-        let mut steps = statement.query(())?;
-        while steps.next()?.is_some() {}
-    }
-    Ok(())
 }
 
 /// What a batch does unasked.
@@ -592,7 +631,7 @@ fn run(
             }
         }
         Job::Sweep(answer) => answers.push(Pending::Sweep(answer)),
-        Job::Wake | Job::Close => {}
+        Job::Aside(_) | Job::Wake | Job::Close => {}
     }
 }
 

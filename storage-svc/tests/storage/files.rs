@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use proto::v1;
 use runtime::clock::Clock;
 use rusqlite::Connection;
 use storage_svc::model::{Change, Commit, Content, Expiry, Key, KeyName, Mutation, Namespace, Origin, Pairs};
 use storage_svc::{OpenError, Store, StoreArgs, StoreError};
 
-use crate::support::{START_MS, Service, store_args, within};
+use crate::support::{START_MS, Service, within};
 
 fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(&StoreArgs::at(path), Clock::manual(START_MS))
@@ -67,9 +66,9 @@ async fn what_is_not_ours_is_refused_and_left_as_it_is() {
     let newer = folder.path().join("newer.db");
     open(&newer).expect("it opens").close().await;
     let later = Connection::open(&newer).expect("it opens");
-    later.execute_batch("pragma user_version = 3").expect("it is marked");
+    later.execute_batch("pragma user_version = 6").expect("it is marked");
     drop(later);
-    assert!(matches!(refused(&newer), OpenError::Newer { found: 3, known: 2, .. }));
+    assert!(matches!(refused(&newer), OpenError::Newer { found: 6, known: 5, .. }));
 
     assert!(matches!(refused(folder.path()), OpenError::Unusable { .. }));
     let under_a_file = text.join("store.db");
@@ -91,7 +90,7 @@ async fn the_file_is_set_up_as_it_should_be() {
     assert_eq!(ask("page_size"), 8_192_i64.into());
     assert_eq!(ask("auto_vacuum"), 2_i64.into());
     assert_eq!(ask("application_id"), 0x4450_3153_i64.into());
-    assert_eq!(ask("user_version"), 2_i64.into());
+    assert_eq!(ask("user_version"), 5_i64.into());
     assert_eq!(ask("integrity_check"), "ok".to_owned().into());
     let loose: i64 = connection
         .query_row(
@@ -105,29 +104,9 @@ async fn the_file_is_set_up_as_it_should_be() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_version_is_brought_up_to_date_with_its_rows() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let first = Connection::open(store_args(folder.path()).sqlite_db_path).expect("it opens");
-    first
-        .execute_batch(include_str!("../../migrations/0001_kv.sql"))
-        .expect("the first migration applies");
-    first
-        .execute_batch(
-            "pragma application_id = 1146106195; pragma user_version = 1; \
-             insert into namespace (id, name) values (1, 'n'); \
-             insert into entry (namespace_id, key, revision, create_revision, version, update_ms, kind, inline_value) \
-             values (1, cast('old' as blob), 7, 5, 2, 0, 1, cast('kept' as blob)); \
-             update store set revision = 7",
-        )
-        .expect("the rows fit");
-    drop(first);
-    let mut service = Service::start_in(folder, Clock::manual(START_MS)).await;
-    let entry = service.get("old").await.expect("it is there");
-    assert_eq!((entry.text(), entry.revision, entry.version), (Some("kept"), 7, 2));
-    assert_eq!(service.put("new", "1").await, 8);
-    service.enqueue("m").await;
-    let info = service.admin.get_server_info(v1::GetServerInfoRequest {}).await;
-    assert_eq!(info.expect("it answers").into_inner().schema_version, 5);
+async fn a_store_that_was_closed_is_one_file() {
+    let mut service = Service::start().await;
+    service.put("k", "1").await;
     let path = service.path();
     let folder = service.stop().await;
     let names = std::fs::read_dir(folder.path()).expect("it lists");

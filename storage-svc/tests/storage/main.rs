@@ -1,6 +1,9 @@
 //! The service at its border: real sockets, a real file, a clock that the tests hold.
 
+mod admin;
+mod backup;
 mod consume;
+mod damage;
 mod dead_letters;
 mod dedup;
 mod files;
@@ -8,6 +11,7 @@ mod inspection;
 mod keys;
 mod limits;
 mod messages;
+mod migrations;
 mod model;
 mod operator;
 mod ordering;

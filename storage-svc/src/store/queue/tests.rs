@@ -13,6 +13,7 @@ use crate::model::{
     Action, Content, Lease, MessageState, NewMessage, Origin, Pairs, Purge, QueueChange, QueueName, Redrive, Settlement,
 };
 use crate::store::effects::{Effects, Moment};
+use crate::store::lock::LastClose;
 use crate::store::schema;
 use crate::store::waiting::Ask;
 
@@ -27,7 +28,7 @@ impl Bench {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let path = folder.path().join("store.db");
-        let (connection, _) = schema::open(&path, Sync::Normal).expect("the database opens");
+        let (connection, _) = schema::open(&path, Sync::Normal, LastClose::Clean).expect("the database opens");
         connection
             .execute_batch("pragma synchronous = off")
             .expect("it need not last");
@@ -70,7 +71,10 @@ impl Bench {
         };
         let claimed = claim(&self.connection, self.now_ms, self.queue_id(), ask);
         let (taken, effects) = claimed.expect("it claims");
-        (taken.deliveries.iter().map(|delivery| delivery.lease).collect(), effects)
+        (
+            taken.deliveries.iter().map(|delivery| delivery.lease).collect(),
+            effects,
+        )
     }
 
     fn settle(&self, lease: Lease, action: Action) -> Effects {

@@ -37,13 +37,14 @@ impl Bench {
         let path = folder.path().join("store.db");
         let clock = Clock::manual(1_000_000);
         let lock = Lock::take(&path).expect("nobody else has the lock");
-        let (connection, facts) = schema::open(&path, Sync::Normal).expect("the database opens");
+        let (connection, facts) = schema::open(&path, Sync::Normal, lock.last_close()).expect("the database opens");
         let (checkpoints, _thread) = Checkpoints::start(&path).expect("the checkpoints start");
         let shared = Shared {
             clock: StoreClock::new(clock.clone(), facts.clock_ms),
             next_due_ms: Arc::new(AtomicI64::new(i64::MIN)),
             returned: Arc::default(),
             revision: watch::Sender::new(facts.revision),
+            tally: Arc::default(),
         };
         let span = Span {
             kept_ms: 3_600_000,

@@ -282,7 +282,14 @@ impl From<StoreError> for Status {
                     "the copy takes as much as the store",
                 ),
             ),
-            StoreError::Closing | StoreError::Disk(_) | StoreError::File(_) | StoreError::NoReader(_) => {
+            StoreError::Disk(error) => {
+                let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+                let reason = if is_full { "DISK_FULL" } else { "DISK_FAILS" };
+                let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+                details.set_retry_info(Some(RETRY_DELAY));
+                (Code::Unavailable, details)
+            }
+            StoreError::Closing | StoreError::File(_) | StoreError::NoReader(_) => {
                 (Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_DELAY)))
             }
             StoreError::Damaged(_) => return Status::data_loss("the store's file is damaged"),

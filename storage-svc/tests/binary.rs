@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use proto::v1;
 use proto::v1::admin_service_client::AdminServiceClient;
 use proto::v1::commit_response::Outcome;
@@ -17,8 +18,9 @@ use rusqlite::Connection;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::task::JoinSet;
-use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
 
 use self::process::{Service, spawn, within};
 
@@ -297,54 +299,234 @@ async fn what_was_answered_outlives_kill_9_under_load() {
     );
 }
 
-#[tokio::test]
-async fn a_disk_that_takes_no_more_fails_the_commit_and_nothing_else() {
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let path = store_in(&folder);
-    // The limit on the size of files stands for the full disk; without the trap it would kill the process instead.
+/// A binary whose files can be limited in size: that stands for the full disk. Without the trap the limit would kill the
+/// process instead.
+async fn start_limitable(path: &Path) -> Service {
     let mut shell = Command::new("sh");
     shell.args([
         "-c",
         "trap '' XFSZ; exec \"$0\" \"$@\"",
         env!("CARGO_BIN_EXE_storage-svc"),
     ]);
-    let service = Service::start_by(shell, &path).await;
-    let mut kv = KvServiceClient::new(service.channel());
-    let put = |key: &str| v1::PutRequest {
+    Service::start_by(shell, path).await
+}
+
+/// Lets no file of the service grow beyond so many bytes, or any again.
+async fn limit_files(service: &Service, bytes: &str) {
+    let limited = Command::new("prlimit")
+        .args(["--pid", &service.pid(), &format!("--fsize={bytes}:")])
+        .status();
+    assert!(limited.await.expect("there is a prlimit").success());
+}
+
+fn put(key: &str, bytes: usize) -> v1::PutRequest {
+    v1::PutRequest {
         namespace: "n".to_owned(),
         key: key.to_owned(),
-        content: Some(v1::put_request::Content::Text("x".repeat(10_000))),
+        content: Some(v1::put_request::Content::Text("x".repeat(bytes))),
         ..Default::default()
-    };
-    let get = |key: &str| v1::GetRequest {
+    }
+}
+
+fn get(key: &str) -> v1::GetRequest {
+    v1::GetRequest {
         namespace: "n".to_owned(),
         key: key.to_owned(),
         omit_value: true,
         ..Default::default()
+    }
+}
+
+/// A whole backup.
+async fn back_up(channel: Channel) -> Result<Vec<u8>, Status> {
+    let mut admin = AdminServiceClient::new(channel);
+    let parts = admin.backup(v1::BackupRequest {}).await?.into_inner();
+    finish(parts).await.map(|(file, _)| file)
+}
+
+/// The rest of a backup: the chunks, and whether the trailer came.
+async fn finish(mut parts: Streaming<v1::BackupResponse>) -> Result<(Vec<u8>, bool), Status> {
+    let mut file = Vec::new();
+    let mut is_whole = false;
+    while let Some(part) = within(parts.message()).await? {
+        match part.body {
+            Some(v1::backup_response::Body::Chunk(chunk)) => file.extend(chunk),
+            Some(v1::backup_response::Body::Trailer(_)) => is_whole = true,
+            Some(v1::backup_response::Body::Header(_)) | None => {}
+        }
+    }
+    Ok((file, is_whole))
+}
+
+async fn check_file(path: &Path) {
+    let file = Connection::open(path).expect("it opens");
+    let check: String = file
+        .query_row("pragma quick_check", (), |row| row.get(0))
+        .expect("it checks");
+    assert_eq!(check, "ok");
+}
+
+/// Files beside the database that backups have made.
+fn leftovers(path: &Path) -> usize {
+    let files = std::fs::read_dir(path.parent().expect("it is in a folder")).expect("it lists");
+    let names = files.map(|file| file.expect("it lists").file_name());
+    names.filter(|name| name.to_string_lossy().contains(".backup-")).count()
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_no_more_fails_what_writes_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_in(&folder);
+    let service = start_limitable(&path).await;
+    let mut kv = KvServiceClient::new(service.channel());
+    let mut queue = QueueServiceClient::new(service.channel());
+    let mut admin = AdminServiceClient::new(service.channel());
+    let enqueue = v1::EnqueueRequest {
+        messages: vec![v1::NewMessage {
+            queue: "q".to_owned(),
+            ..Default::default()
+        }],
+        request_id: String::new(),
     };
-    kv.put(put("before")).await.expect("there is room");
-    let limit_files = async |bytes: &str| {
-        let limited = Command::new("prlimit")
-            .args(["--pid", &service.pid(), &format!("--fsize={bytes}:")])
-            .status();
-        assert!(limited.await.expect("there is a prlimit").success());
-    };
-    limit_files("4096").await;
+    kv.put(put("before", 10_000)).await.expect("there is room");
+    queue.enqueue(enqueue.clone()).await.expect("there is room");
+    limit_files(&service, "4096").await;
     for _ in 0..3 {
-        let status = kv.put(put("during")).await.expect_err("there is no room");
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        let refusals = [
+            kv.put(put("during", 10_000)).await.expect_err("there is no room"),
+            queue.enqueue(enqueue.clone()).await.expect_err("there is no room"),
+            queue.receive(receive()).await.expect_err("a lease is a write"),
+        ];
+        for status in refusals {
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            assert!(status.get_details_retry_info().is_some(), "{status:?}");
+            let info = status.get_details_error_info().expect("it says what is wrong");
+            assert!(info.reason.starts_with("DISK_"), "{info:?}");
+        }
     }
     let there = kv.get(get("before")).await.expect("it reads still").into_inner();
     assert_eq!(there.entry.map(|entry| entry.revision), Some(1));
     let gone = kv.get(get("during")).await.expect("it reads still").into_inner();
     assert_eq!((gone.entry, gone.store_revision), (None, 1));
-    limit_files("unlimited").await;
-    let after = kv.put(put("after")).await.expect("there is room again").into_inner();
+    let stats = v1::GetQueueStatsRequest { queue: "q".to_owned() };
+    let stats = queue
+        .get_queue_stats(stats)
+        .await
+        .expect("it reads still")
+        .into_inner()
+        .stats;
+    assert_eq!(stats.expect("there are figures").ready, 1);
+    admin
+        .get_store_stats(v1::GetStoreStatsRequest {})
+        .await
+        .expect("it reads still");
+    let status = back_up(service.channel()).await.expect_err("a copy takes room");
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    let details = status
+        .get_details_precondition_failure()
+        .expect("it says what is missing");
+    assert_eq!(details.violations[0].r#type, "DISK_FULL");
+    assert_eq!(leftovers(&path), 0);
+
+    limit_files(&service, "unlimited").await;
+    let after = kv
+        .put(put("after", 10_000))
+        .await
+        .expect("there is room again")
+        .into_inner();
     assert_eq!(after.revision, 2, "what failed took no revision");
+    let received = queue
+        .receive(receive())
+        .await
+        .expect("there is room again")
+        .into_inner();
+    assert_eq!(received.deliveries.len(), 1, "what failed left no lease");
+    back_up(service.channel()).await.expect("there is room again");
     assert_eq!(service.terminate().await.code(), Some(0));
-    let file = Connection::open(&path).expect("it opens");
-    let check: String = file
-        .query_row("pragma quick_check", (), |row| row.get(0))
-        .expect("it checks");
-    assert_eq!(check, "ok");
+    check_file(&path).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_backup_do_not_harm_each_other() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_in(&folder);
+    let service = start_limitable(&path).await;
+    let mut kv = KvServiceClient::new(service.channel()).max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
+    let mut admin = AdminServiceClient::new(service.channel());
+    for number in 0..8 {
+        kv.put(put(&number.to_string(), 1024 * 1024))
+            .await
+            .expect("there is room");
+    }
+    admin.checkpoint(v1::CheckpointRequest {}).await.expect("there is room");
+
+    // Room for what is written, and not for a copy.
+    limit_files(&service, "4194304").await;
+    let (status, written) = tokio::join!(back_up(service.channel()), async {
+        for number in 0..20 {
+            kv.put(put(&format!("while/{number}"), 1_000))
+                .await
+                .expect("there is room for this");
+        }
+        20
+    });
+    let status = status.expect_err("there is no room for a copy");
+    assert_eq!((status.code(), written), (Code::FailedPrecondition, 20), "{status:?}");
+    assert_eq!(leftovers(&path), 0);
+
+    // A copy that is made already is sent whole.
+    limit_files(&service, "unlimited").await;
+    let mut parts = admin
+        .backup(v1::BackupRequest {})
+        .await
+        .expect("there is none")
+        .into_inner();
+    within(parts.message())
+        .await
+        .expect("it is made")
+        .expect("there is a header");
+    limit_files(&service, "4096").await;
+    let status = kv.put(put("during", 10_000)).await.expect_err("there is no room");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let (file, is_whole) = finish(parts).await.expect("it goes on");
+    assert!(is_whole);
+    limit_files(&service, "unlimited").await;
+    kv.put(put("after", 10_000)).await.expect("there is room again");
+    let copy = folder.path().join("copy.db");
+    std::fs::write(&copy, file).expect("it is written");
+    check_file(&copy).await;
+    assert_eq!(service.terminate().await.code(), Some(0));
+    check_file(&path).await;
+}
+
+#[tokio::test]
+async fn a_file_damaged_in_an_unclean_end_is_not_served() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_in(&folder);
+    let service = Service::start(&path).await;
+    let mut kv = KvServiceClient::new(service.channel());
+    for number in 0..100 {
+        kv.put(put(&number.to_string(), 500)).await.expect("it is written");
+    }
+    let mut admin = AdminServiceClient::new(service.channel());
+    admin.checkpoint(v1::CheckpointRequest {}).await.expect("it answers");
+    service.kill().await;
+    let good = std::fs::read(&path).expect("it reads");
+    let mut bad = good.clone();
+    let last = bad.len() - 8_192;
+    bad[last..].fill(0xab);
+    std::fs::write(&path, bad).expect("it is written");
+    for _ in 0..2 {
+        let said = failed_start(&["--storage-listen", "127.0.0.1:0"], &path).await;
+        assert!(
+            said.contains("is damaged") && said.contains("restore a backup"),
+            "{said}"
+        );
+    }
+    std::fs::write(&path, good).expect("it is written");
+    let service = Service::start(&path).await;
+    let mut kv = KvServiceClient::new(service.channel());
+    let there = kv.get(get("99")).await.expect("it reads").into_inner();
+    assert!(there.entry.is_some());
+    assert_eq!(service.terminate().await.code(), Some(0));
 }

@@ -46,7 +46,7 @@ pub const SCAN_BYTES: usize = 1024 * 1024;
 /// Most `ScanStream` calls at once.
 pub const SCAN_STREAMS_MAX: usize = 8;
 /// Longest age of a `ScanStream`'s snapshot.
-pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(60);
+pub const SNAPSHOT_AGE_MAX: Duration = Duration::from_mins(1);
 /// Most watches at once.
 pub const WATCHES_MAX: usize = 256;
 /// Most selectors of a `Watch`.

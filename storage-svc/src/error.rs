@@ -285,7 +285,7 @@ impl From<StoreError> for Status {
             StoreError::Disk(error) => {
                 let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
                 let reason = if is_full { "DISK_FULL" } else { "DISK_FAILS" };
-                let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+                let mut details = error_info(reason, &[]);
                 details.set_retry_info(Some(RETRY_DELAY));
                 (Code::Unavailable, details)
             }

@@ -358,7 +358,7 @@ async fn finish(mut parts: Streaming<v1::BackupResponse>) -> Result<(Vec<u8>, bo
     Ok((file, is_whole))
 }
 
-async fn check_file(path: &Path) {
+fn check_file(path: &Path) {
     let file = Connection::open(path).expect("it opens");
     let check: String = file
         .query_row("pragma quick_check", (), |row| row.get(0))
@@ -408,14 +408,14 @@ async fn a_disk_that_takes_no_more_fails_what_writes_and_nothing_else() {
     assert_eq!(there.entry.map(|entry| entry.revision), Some(1));
     let gone = kv.get(get("during")).await.expect("it reads still").into_inner();
     assert_eq!((gone.entry, gone.store_revision), (None, 1));
-    let stats = v1::GetQueueStatsRequest { queue: "q".to_owned() };
-    let stats = queue
-        .get_queue_stats(stats)
+    let request = v1::GetQueueStatsRequest { queue: "q".to_owned() };
+    let figures = queue
+        .get_queue_stats(request)
         .await
         .expect("it reads still")
         .into_inner()
         .stats;
-    assert_eq!(stats.expect("there are figures").ready, 1);
+    assert_eq!(figures.expect("there are figures").ready, 1);
     admin
         .get_store_stats(v1::GetStoreStatsRequest {})
         .await
@@ -443,7 +443,7 @@ async fn a_disk_that_takes_no_more_fails_what_writes_and_nothing_else() {
     assert_eq!(received.deliveries.len(), 1, "what failed left no lease");
     back_up(service.channel()).await.expect("there is room again");
     assert_eq!(service.terminate().await.code(), Some(0));
-    check_file(&path).await;
+    check_file(&path);
 }
 
 #[tokio::test]
@@ -494,9 +494,9 @@ async fn a_full_disk_and_a_backup_do_not_harm_each_other() {
     kv.put(put("after", 10_000)).await.expect("there is room again");
     let copy = folder.path().join("copy.db");
     std::fs::write(&copy, file).expect("it is written");
-    check_file(&copy).await;
+    check_file(&copy);
     assert_eq!(service.terminate().await.code(), Some(0));
-    check_file(&path).await;
+    check_file(&path);
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ async fn garbage_in_the_log_costs_what_it_covers_and_nothing_before_it() {
     service.stop().await;
 
     let mut appended = log.clone();
-    appended.extend([0xab; 3 * PAGE_BYTES]);
+    appended.extend(vec![0xab; 3 * PAGE_BYTES]);
     let mut middle = log.clone();
     middle[log.len() / 2..][..2 * PAGE_BYTES].fill(0xab);
     let mut start = log.clone();

@@ -17,5 +17,6 @@ mod operator;
 mod ordering;
 mod queue_settings;
 mod queues;
+mod restore;
 mod serving;
 mod support;

@@ -44,6 +44,11 @@ impl Admin {
     pub(super) fn new(store: Store, draining: CancellationToken) -> Self {
         Self { store, draining }
     }
+
+    /// Watches and `Consume` streams that are open.
+    fn open_streams(&self) -> (u64, u64) {
+        (self.store.watches() as u64, 0)
+    }
 }
 
 #[tonic::async_trait]
@@ -72,7 +77,7 @@ impl AdminService for Admin {
         request: Request<v1::GetStoreStatsRequest>,
     ) -> Result<Response<v1::GetStoreStatsResponse>, Status> {
         let stats = self.store.stats(deadline(&request)).await.map_err(status)?;
-        let (watches, consumers) = open_streams();
+        let (watches, consumers) = self.open_streams();
         Ok(Response::new(convert::store_stats(&stats, watches, consumers)))
     }
 
@@ -114,11 +119,6 @@ impl AdminService for Admin {
             freed_bytes,
         }))
     }
-}
-
-/// Watches and `Consume` streams that are open.
-fn open_streams() -> (u64, u64) {
-    (0, 0)
 }
 
 /// Every limit that a caller can meet.

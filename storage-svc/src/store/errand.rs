@@ -213,6 +213,37 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::Closing)));
     }
 
+    #[tokio::test]
+    async fn a_statement_under_way_is_interrupted() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let path = folder.path().join("store.db");
+        Connection::open(&path).expect("it is made");
+        let errands = Errands::new(&path);
+        let counts = |path: &Path, teller: &Teller<usize>| {
+            let endless = "with recursive n (i) as (select 1 union all select i from n) select max(i) from n";
+            teller.tell(0)?;
+            Ok(teller.connection(path)?.query_row(endless, (), |_| Ok(()))?)
+        };
+        let mut flow = errands
+            .begin(Errand::Check, never(), counts)
+            .expect("there is none yet");
+        next(&mut flow).await.expect("it tells").expect("it is a number");
+        drop(flow);
+        drop(errands.check.acquire().await.expect("nobody closes it"));
+
+        let stop = never();
+        let flow = errands
+            .begin(Errand::Check, stop.clone(), counts)
+            .expect("the one before has ended");
+        stop.draining.cancel();
+        ends_closing(flow).await;
+        let flow = errands
+            .begin(Errand::Check, never(), counts)
+            .expect("the one before has ended");
+        errands.close().await;
+        ends_closing(flow).await;
+    }
+
     async fn ends_closing(mut flow: Flow<usize>) {
         let mut last = None;
         while let Some(item) = next(&mut flow).await {

@@ -311,6 +311,16 @@ async fn figures_are_those_of_the_file_and_the_writer() {
     assert!(after.wal_bytes > 0);
     assert!(after.pages >= before.pages);
     assert!(after.uptime.is_some());
+    let watch = v1::WatchRequest {
+        selectors: vec![v1::Selector {
+            namespace: "n".to_owned(),
+            keys: None,
+        }],
+        ..Default::default()
+    };
+    let watch = service.kv.watch(watch).await.expect("it begins");
+    assert_eq!(stats(&mut service).await.watches, 1);
+    drop(watch);
     let file = std::fs::metadata(service.path()).expect("it is there").len();
     assert_eq!(stats(&mut service).await.file_bytes, file);
     service.stop().await;
@@ -375,6 +385,12 @@ async fn compacting_gives_the_space_back() {
         left.file_bytes + 15 * 1024 * 1024 < full.file_bytes,
         "{left:?} of {full:?}"
     );
+    assert_eq!(
+        (done.oldest_watch_revision, left.history_changes, left.history_bytes),
+        (32, 0, 0)
+    );
+    let info = service.admin.get_server_info(v1::GetServerInfoRequest {}).await;
+    assert_eq!(info.expect("it answers").into_inner().oldest_watch_revision, 32);
     assert_in_order(&mut service.admin).await;
     service.stop().await;
 }
@@ -387,7 +403,10 @@ async fn what_is_kept_by_compacting_has_bounds() {
         service.admin.compact(request).await
     };
     let month = 30 * 24 * 3_600;
-    keep(&mut service, seconds(month)).await.expect("it is within bounds");
+    service.put("k", "1").await;
+    let kept = keep(&mut service, seconds(month)).await.expect("it is within bounds");
+    assert_eq!(kept.into_inner().oldest_watch_revision, 0);
+    assert_eq!(stats(&mut service).await.history_changes, 1);
     refused(keep(&mut service, seconds(month + 1)).await, "keep");
     refused(keep(&mut service, seconds(-1)).await, "keep");
     service.stop().await;

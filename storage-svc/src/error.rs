@@ -272,7 +272,7 @@ impl From<StoreError> for Status {
                 Code::ResourceExhausted,
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY)),
             ),
-            StoreError::DeadlineExceeded => return Status::deadline_exceeded(message),
+            StoreError::DeadlineExceeded => (Code::DeadlineExceeded, error_info("DEADLINE_EXCEEDED", &[])),
             StoreError::SlowClient => (Code::ResourceExhausted, error_info("SLOW_CLIENT", &[])),
             StoreError::NoRoom(_) => (
                 Code::FailedPrecondition,
@@ -292,19 +292,61 @@ impl From<StoreError> for Status {
             StoreError::Closing | StoreError::File(_) | StoreError::NoReader(_) => {
                 (Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_DELAY)))
             }
-            StoreError::Damaged(_) => return Status::data_loss("the store's file is damaged"),
-            StoreError::Engine(_) => return Status::internal(message),
+            StoreError::Damaged(_) => (Code::DataLoss, error_info("STORE_DAMAGED", &[])),
+            StoreError::Engine(_) => (Code::Internal, error_info("ENGINE_FAILED", &[])),
         };
         Status::with_error_details(code, message, details)
     }
 }
 
 /// What a client can tell one failure from another by.
-fn error_info(reason: &str, metadata: &[(&str, u64)]) -> ErrorDetails {
+fn error_info(reason: impl Into<String>, metadata: &[(&str, u64)]) -> ErrorDetails {
     let metadata = metadata
         .iter()
         .map(|(name, number)| ((*name).to_owned(), number.to_string()));
     ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata.collect::<HashMap<_, _>>())
+}
+
+/// Why a call was not let in to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// A message is longer than the method takes.
+    #[error("a message may have at most {bytes_max} bytes")]
+    MessageTooLarge {
+        /// What it takes.
+        bytes_max: usize,
+    },
+    /// A message is compressed.
+    #[error("messages are taken uncompressed only")]
+    Compressed,
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let (code, details) = match refusal {
+            // No RetryInfo: it will not be shorter the next time.
+            Refusal::MessageTooLarge { bytes_max } => (
+                Code::ResourceExhausted,
+                error_info("MESSAGE_TOO_LARGE", &[("bytes_max", bytes_max as u64)]),
+            ),
+            Refusal::Compressed => (Code::Unimplemented, error_info("COMPRESSION_NOT_SUPPORTED", &[])),
+        };
+        Status::with_error_details(code, refusal.to_string(), details)
+    }
+}
+
+/// The same refusal with details: what the server itself refuses, such as a method that is not there, has none.
+pub(crate) fn with_details(status: &Status) -> Status {
+    let code = status.code();
+    // INVALID_ARGUMENT, as the protocol's documents spell it.
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    Status::with_error_details(code, status.message(), error_info(name, &[]))
 }
 
 /// Why a database could not be opened.

@@ -18,17 +18,15 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use self::admin::Admin;
-use self::admission::Admission;
-pub(crate) use self::admission::Calls;
+pub(crate) use self::admission::Door;
 pub(crate) use self::consume::DRAIN_GRACE;
 use self::kv::Kv;
 use self::queue::Queue;
 use crate::error::StoreError;
 use crate::store::Store;
 
-/// The three services, their calls counted by `calls`. A call that waits for messages gives up when `draining` is
-/// cancelled, and streams end.
-pub(crate) fn routes(store: &Store, calls: &Calls, draining: CancellationToken) -> Routes {
+/// The three services. A call that waits for messages gives up when `draining` is cancelled, and streams end.
+pub(crate) fn routes(store: &Store, draining: CancellationToken) -> Routes {
     let kv = KvServiceServer::new(Kv::new(store.clone(), draining.clone()))
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
@@ -36,9 +34,7 @@ pub(crate) fn routes(store: &Store, calls: &Calls, draining: CancellationToken) 
         .max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin::new(store.clone(), draining));
-    Routes::new(Admission::new(kv, calls))
-        .add_service(Admission::new(queue, calls))
-        .add_service(Admission::new(admin, calls))
+    Routes::new(kv).add_service(queue).add_service(admin)
 }
 
 /// The status of a failure. What is the store's own fault is logged here, once, with its cause; clients learn none of

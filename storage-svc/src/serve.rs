@@ -19,7 +19,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::rpc::{self, Calls};
+use crate::rpc::{self, Door};
 use crate::store::Store;
 
 /// How long calls under way may take to end once the service is told to stop.
@@ -38,7 +38,7 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a peer may send ahead on one call, and on one connection, in bytes.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Most calls at once on one connection; more wait at the client.
+/// Most calls and streams at once on one connection; more wait at the client.
 const STREAMS_MAX: u32 = 1_024;
 /// Most connections; one more is closed at once.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -48,7 +48,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The services of the contract, for a client in the same process.
 #[must_use]
 pub fn routes(store: &Store) -> Routes {
-    rpc::routes(store, &Calls::new(), CancellationToken::new())
+    let draining = CancellationToken::new();
+    Door::new(draining.clone()).guard(rpc::routes(store, draining))
 }
 
 /// Opens the port. An address that others can reach is refused unless `insecure` says that it is meant: the service
@@ -71,14 +72,13 @@ pub async fn bind(address: &str, insecure: bool) -> anyhow::Result<TcpListener> 
 pub async fn serve(listener: TcpListener, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     report(&health, ServingStatus::Serving).await;
-    let calls = Calls::new();
-    let routes = rpc::routes(&store, &calls, shutdown.clone())
+    let door = Door::new(shutdown.clone());
+    let routes = rpc::routes(&store, shutdown.clone())
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)
-        .add_service(reflection().build_v1alpha().context("reflection v1alpha")?)
-        .prepare();
+        .add_service(reflection().build_v1alpha().context("reflection v1alpha")?);
 
-    let mut connections = Connections::new(routes);
+    let mut connections = Connections::new(door.guard(routes).prepare());
     let ended = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
@@ -95,7 +95,7 @@ pub async fn serve(listener: TcpListener, store: Store, shutdown: CancellationTo
     };
     report(&health, ServingStatus::NotServing).await;
     drop(listener);
-    connections.drain(&calls).await;
+    connections.drain(&door).await;
     ended
 }
 
@@ -171,12 +171,14 @@ impl Connections {
         });
     }
 
-    /// Lets calls under way end, and connections close; those that do not, or never spoke at all, are cut.
-    async fn drain(mut self, calls: &Calls) {
+    /// Lets calls and streams under way end, and connections close; those that do not, or never spoke at all, are cut.
+    async fn drain(mut self, door: &Door) {
         let calls_end = async {
-            if tokio::time::timeout(DRAIN_MAX, calls.ended()).await.is_err() {
+            if tokio::time::timeout(DRAIN_MAX, door.emptied()).await.is_err() {
                 tracing::warn!("calls were cut after the drain");
             }
+            // They are told; what is cut below is not.
+            door.cut();
             tokio::time::sleep(GOODBYE_MAX).await;
         };
         tokio::select! {

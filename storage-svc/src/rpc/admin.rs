@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::admission::{CALLS_MAX, deadline};
+use super::admission::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX, deadline};
 use super::{convert, flow, status};
 use crate::model::StoreInfo;
 use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
@@ -170,6 +170,8 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("check_problems", limits::CHECK_PROBLEMS_MAX),
         ("grpc_message_bytes", limits::GRPC_MESSAGE_BYTES_MAX),
         ("calls_in_flight", CALLS_MAX),
+        ("streams_in_flight", STREAMS_MAX),
+        ("requests_arriving_bytes", ARRIVING_BYTES_MAX),
         ("writes_waiting", WRITES_WAITING_MAX),
         ("writes_waiting_bytes", WRITES_WAITING_BYTES_MAX),
     ];

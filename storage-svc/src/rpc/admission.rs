@@ -1,5 +1,12 @@
-//! Who may come in, and for how long: a limit on calls in flight, shed with a hint when to retry, and the deadline of
-//! each, answered as such. tonic's own layers know neither: they count by connection and answer a deadline CANCELLED.
+//! Who may come in, how many at once, and for how long. Each kind of call has room of its own, what is too much is shed
+//! with a hint when to retry, and deadlines are answered as such, on streams to their end. tonic's own layers do none of
+//! it: they count by connection, answer a deadline CANCELLED, and forget a stream once its head is answered.
+
+mod arriving;
+mod leaving;
+mod methods;
+mod places;
+mod record;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,43 +14,124 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
+use tonic::codegen::StdError;
+use tonic::service::Routes;
+use tower::{Layer, Service};
 
+use self::arriving::Arriving;
+use self::leaving::{Leaving, Limit, explain};
+use self::methods::{Lane, Method, Methods};
+use self::places::Places;
+pub(crate) use self::places::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX};
+use self::record::Record;
 use super::status;
-use crate::error::StoreError;
+use crate::error::{Refusal, StoreError};
 use crate::model::Deadline;
 
-/// Most calls in flight, waiting ones included; one more is refused.
-pub(crate) const CALLS_MAX: usize = 1_024;
-/// No call takes longer, whatever its deadline: a peer that never finishes its request cannot keep its place.
+/// No call that is a question and its answer takes longer, whatever its deadline.
 const CALL_TIME_MAX: Duration = Duration::from_mins(1);
 
-/// The calls in flight; clones count the same ones.
+/// The way in; clones lead to the same room.
 #[derive(Clone, Debug)]
-pub(crate) struct Calls(Arc<Semaphore>);
+pub(crate) struct Door(Arc<Inner>);
 
-impl Calls {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(CALLS_MAX)))
+#[derive(Debug)]
+struct Inner {
+    methods: Methods,
+    places: Places,
+    draining: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Door {
+    /// A door that begins to close when `draining` is cancelled.
+    pub(crate) fn new(draining: CancellationToken) -> Self {
+        Self::with(Places::new(), draining)
     }
 
-    /// Waits until there is none, letting in no others meanwhile.
-    pub(crate) async fn ended(&self) {
-        let every_place = u32::try_from(CALLS_MAX).expect("the limit is small");
-        // Nobody closes the semaphore.
-        let _ = self.0.acquire_many(every_place).await;
+    fn with(places: Places, draining: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            methods: Methods::of_all_services(),
+            places,
+            draining,
+            cut: CancellationToken::new(),
+        }))
+    }
+
+    /// The services behind it.
+    pub(crate) fn guard(&self, routes: Routes) -> Routes {
+        Routes::from(routes.into_axum_router().layer(self.clone()))
+    }
+
+    /// Waits until all calls and streams have ended, letting in no others meanwhile.
+    pub(crate) async fn emptied(&self) {
+        self.0.places.emptied().await;
+    }
+
+    /// Ends what has not ended.
+    pub(crate) fn cut(&self) {
+        self.0.cut.cancel();
+    }
+
+    /// Lets a call in, or says why not. Nothing of its body is read before that.
+    fn admit(&self, method: &Method, headers: &HeaderMap, record: &mut Record) -> Result<(), Status> {
+        let encoding = headers.get("grpc-encoding");
+        if encoding.is_some_and(|encoding| encoding != "identity") {
+            return Err(Refusal::Compressed.into());
+        }
+        record.placed(self.0.places.take(method.lane).map_err(status)?);
+        Ok(())
+    }
+
+    /// When a call must end, and what ends it.
+    fn limit(&self, method: &Method, headers: &HeaderMap) -> (Deadline, Limit) {
+        let now = tokio::time::Instant::now().into_std();
+        let asked = timeout(headers);
+        let deadline = match method.lane {
+            Lane::Calls | Lane::HealthCalls => Some(now + asked.unwrap_or(CALL_TIME_MAX).min(CALL_TIME_MAX)),
+            // A time too far to be told is none.
+            Lane::Streams | Lane::HealthStreams => asked.and_then(|asked| now.checked_add(asked)),
+        };
+        let ends = if method.is_endless && method.lane == Lane::Streams {
+            self.0.draining.clone()
+        } else {
+            self.0.cut.clone()
+        };
+        let limit = async move {
+            let time_is_up = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = time_is_up => StoreError::DeadlineExceeded.into(),
+                () = ends.cancelled() => StoreError::Closing.into(),
+            }
+        };
+        (deadline, Box::pin(limit))
     }
 }
 
-/// A service behind its door.
+impl<S> Layer<S> for Door {
+    type Service = Admission<S>;
+
+    fn layer(&self, inner: S) -> Admission<S> {
+        let door = self.clone();
+        Admission { inner, door }
+    }
+}
+
+/// A service behind the door.
 #[derive(Clone, Debug)]
-pub(super) struct Admission<S> {
+pub(crate) struct Admission<S> {
     inner: S,
-    calls: Calls,
+    door: Door,
 }
 
 /// The call's deadline, for its handler.
@@ -55,21 +143,14 @@ pub(super) fn deadline<T>(request: &tonic::Request<T>) -> Deadline {
     request.extensions().get::<CallDeadline>().map(|deadline| deadline.0)
 }
 
-impl<S> Admission<S> {
-    pub(super) fn new(inner: S, calls: &Calls) -> Self {
-        let calls = calls.clone();
-        Self { inner, calls }
-    }
-}
-
-impl<S: NamedService> NamedService for Admission<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<Request<Body>> for Admission<S>
+impl<S, B, A> Service<Request<B>> for Admission<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<A>, Error = Infallible>,
     S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<StdError>,
+    A: http_body::Body<Data = Bytes> + Send + 'static,
+    A::Error: Into<StdError>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -79,21 +160,35 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.calls.0).try_acquire_owned() else {
-            return Box::pin(async { Ok(status(StoreError::Overloaded).into_http()) });
-        };
-        let deadline = Instant::now() + timeout(request.headers()).unwrap_or(CALL_TIME_MAX).min(CALL_TIME_MAX);
-        request.extensions_mut().insert(CallDeadline(deadline));
-        let call = tokio::time::timeout_at(deadline.into(), self.inner.call(request));
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let method = self.door.0.methods.of(request.uri().path());
+        let mut record = Record::new(Arc::clone(&method));
+        if let Err(refused) = self.door.admit(&method, request.headers(), &mut record) {
+            record.ended(refused.code());
+            return Box::pin(async { Ok(refused.into_http()) });
+        }
+        let (deadline, mut limit) = self.door.limit(&method, request.headers());
+        let places = self.door.0.places.clone();
+        let mut request = request.map(|body| Body::new(Arriving::new(body, method, places)));
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(CallDeadline(deadline));
+        }
+        let call = self.inner.call(request);
         Box::pin(async move {
-            let _place = place;
-            call.await
-                .unwrap_or_else(|_| Ok(status(StoreError::DeadlineExceeded).into_http()))
+            let mut answer = tokio::select! {
+                answer = call => answer?,
+                status = &mut limit => {
+                    record.ended(status.code());
+                    return Ok(status.into_http());
+                }
+            };
+            if let Some(code) = explain(answer.headers_mut()) {
+                record.ended(code);
+            }
+            Ok(answer.map(|body| Body::new(Leaving::new(Body::new(body), limit, record))))
         })
     }
 }
-
 /// What the caller says of its patience: at most eight digits and a unit. What does not read so says nothing.
 fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
@@ -114,29 +209,4 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(value: &str, expected: Option<Duration>) {
-        let headers = HeaderMap::from_iter([(
-            http::HeaderName::from_static("grpc-timeout"),
-            value.parse().expect("the value fits a header"),
-        )]);
-        assert_eq!(timeout(&headers), expected, "{value:?}");
-    }
-
-    #[test]
-    fn timeouts_are_read_as_the_protocol_writes_them() {
-        check("1S", Some(Duration::from_secs(1)));
-        check("250m", Some(Duration::from_millis(250)));
-        check("99999999H", Some(Duration::from_hours(99_999_999)));
-        check("100000000S", None);
-        check("S", None);
-        check("", None);
-        check("+1S", None);
-        check("1", None);
-        check("1s", None);
-        assert_eq!(timeout(&HeaderMap::new()), None);
-    }
-}
+mod tests;

@@ -1,0 +1,124 @@
+//! An answer on its way out: the call keeps its place until the last of it is taken, and its deadline holds till then.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::record::Record;
+use crate::error::with_details;
+
+/// What ends a call before it ends itself: its deadline, or the end of the service.
+pub(super) type Limit = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
+
+/// The body of an answer.
+pub(super) struct Leaving {
+    inner: Body,
+    limit: Limit,
+    /// The limit has been reached.
+    last_word: Option<Status>,
+    /// Until the end.
+    record: Option<Record>,
+}
+
+impl Leaving {
+    pub(super) fn new(inner: Body, limit: Limit, record: Record) -> Self {
+        Self {
+            inner,
+            limit,
+            last_word: None,
+            record: Some(record),
+        }
+    }
+
+    fn end(&mut self, code: Code) {
+        if let Some(mut record) = self.record.take() {
+            record.ended(code);
+        }
+        // What is behind a stream hears of its end now, and not when the peer has read it.
+        self.inner = Body::empty();
+    }
+
+    fn cut(&mut self, status: &Status) -> Result<Frame<Bytes>, Status> {
+        self.end(status.code());
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers)?;
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn pass(&mut self, polled: Polled) -> Polled {
+        match polled {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    let code = explain(trailers);
+                    self.end(code.unwrap_or(Code::Unknown));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(status))) => {
+                self.end(status.code());
+                Poll::Ready(Some(Err(status)))
+            }
+            Poll::Ready(None) => {
+                self.end(Code::Unknown);
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl http_body::Body for Leaving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = &mut *self;
+        if this.record.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Some(status) = this.last_word.take() {
+            return Poll::Ready(Some(this.cut(&status)));
+        }
+        if let Poll::Ready(status) = this.limit.as_mut().poll(context) {
+            this.last_word = Some(status);
+        }
+        // What is there already may go before the last word: who watches the health must hear how it is.
+        match (Pin::new(&mut this.inner).poll_frame(context), this.last_word.take()) {
+            (Poll::Pending, Some(status)) => Poll::Ready(Some(this.cut(&status))),
+            (polled, last_word) => {
+                this.last_word = last_word;
+                this.pass(polled)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.record.is_none() || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The code that headers or trailers say, if they say one. A refusal that has no details yet, because it was none of
+/// ours, is given some.
+pub(super) fn explain(headers: &mut HeaderMap) -> Option<Code> {
+    let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
+    if code != Code::Ok
+        && !headers.contains_key(Status::GRPC_STATUS_DETAILS)
+        && let Some(status) = Status::from_header_map(headers)
+    {
+        let explained = with_details(&status);
+        // The details fit into a header: they are a word of ours.
+        let _ = explained.add_header(headers);
+    }
+    Some(code)
+}

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use api_gateway::Secret;
 use feed_store::FeedStore;
 use proto::client::StorageClient;
 use runtime::clock::Clock;
+use runtime::secret::Secret;
 use storage_svc::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,12 +25,12 @@ pub(crate) struct Args {
     gateway: api_gateway::GatewayArgs,
     #[command(flatten)]
     consumer: consumer::ConsumerArgs,
-    /// Address of the storage service's gRPC port, such as 127.0.0.1:50051. Unset: there is no such port.
+    /// Address of the storage service's gRPC port, such as 127.0.0.1:50051, or unix:/path of a socket. Unset: there is
+    /// none.
     #[arg(long, env = "STORAGE_LISTEN")]
     storage_listen: Option<String>,
-    /// Open the gRPC port on an address that is not loopback, to whoever can reach it.
-    #[arg(long, env = "STORAGE_INSECURE")]
-    storage_insecure: bool,
+    #[command(flatten)]
+    listen: storage_svc::ListenArgs,
     #[command(flatten)]
     telemetry: runtime::telemetry::Args,
 }
@@ -45,7 +45,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     let bound = listener.local_addr()?;
     let storage_listener = match args.storage_listen.as_deref() {
         None | Some("") => None,
-        Some(address) => Some(storage_svc::bind(address, args.storage_insecure).await?),
+        Some(address) => Some(storage_svc::bind(address, &args.listen).await?),
     };
     let store = Store::open(&args.store, clock.clone())?;
     let folder = match args.store.sqlite_db_path.parent() {
@@ -65,7 +65,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
     let documents = FeedStore::new(StorageClient::in_process(storage_svc::routes(&store)));
     let gateway = api_gateway::Gateway::new(settings, documents.clone(), clock.clone());
     if let Some(listener) = storage_listener {
-        println!("storage-svc ready on {}", listener.local_addr()?);
+        println!("storage-svc ready on {}", listener.address());
         let serving = storage_svc::serve(listener, store.clone(), shutdown.clone());
         services.spawn(async { serving.await.context("the storage service stopped") });
     }

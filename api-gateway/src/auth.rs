@@ -1,43 +1,18 @@
-//! Who may write: whoever knows the API secret. The one place that compares it.
-
-use std::fmt;
+//! Who may write: whoever knows the API secret.
 
 use http::{HeaderMap, header};
-use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq as _};
+use runtime::secret::{Secrets, SecretsError, bearer};
 
 use crate::error::ApiError;
 
-/// Secrets that are valid at once: the old and the new one while it is being changed.
-const SECRETS_MAX: usize = 2;
-
-const SCHEME: &[u8] = b"bearer";
-
-/// The secrets that permit a write. Kept as digests, so that comparing takes the same time whatever is sent.
-pub(crate) struct Credentials(Vec<[u8; 32]>);
-
-/// Text that holds no secrets.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CredentialsError {
-    #[error("it holds more than the {SECRETS_MAX} secrets that may be valid at once")]
-    TooMany,
-    #[error("one of its secrets is empty")]
-    Empty,
-}
+/// The secrets that permit a write.
+#[derive(Debug)]
+pub(crate) struct Credentials(Secrets);
 
 impl Credentials {
     /// One secret, or two separated by a comma.
-    pub(crate) fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let secrets: Vec<_> = text.split(',').map(str::trim).collect();
-        if secrets.len() > SECRETS_MAX {
-            return Err(CredentialsError::TooMany);
-        }
-        if secrets.iter().any(|secret| secret.is_empty()) {
-            return Err(CredentialsError::Empty);
-        }
-        Ok(Self(
-            secrets.into_iter().map(|secret| digest(secret.as_bytes())).collect(),
-        ))
+    pub(crate) fn parse(text: &str) -> Result<Self, SecretsError> {
+        Secrets::parse(text).map(Self)
     }
 
     /// Checks `Authorization: Bearer <secret>`, the scheme in any letter case, or the bare secret.
@@ -51,34 +26,11 @@ impl Credentials {
                 "Authorization header is required for write operations",
             ));
         }
-        let token = digest(without_scheme(value));
-        let matches = self
-            .0
-            .iter()
-            .fold(Choice::from(0), |found, secret| found | secret.ct_eq(&token));
-        if matches.into() {
+        if self.0.open_for(bearer(value).unwrap_or(value)) {
             Ok(())
         } else {
             Err(ApiError::unauthorized("Invalid credentials"))
         }
-    }
-}
-
-fn without_scheme(value: &[u8]) -> &[u8] {
-    let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else {
-        return value;
-    };
-    let is_scheme = scheme.eq_ignore_ascii_case(SCHEME) && token.first().is_some_and(u8::is_ascii_whitespace);
-    if is_scheme { token.trim_ascii() } else { value }
-}
-
-fn digest(secret: &[u8]) -> [u8; 32] {
-    Sha256::digest(secret).into()
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Credentials({})", self.0.len())
     }
 }
 

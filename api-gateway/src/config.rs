@@ -1,12 +1,10 @@
 //! What an operator can set, checked before anything is served.
 
-use std::convert::Infallible;
-use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use feed::sign::Signer;
+use runtime::secret::Secret;
 use tokio::net::TcpListener;
 
 use crate::auth::Credentials;
@@ -66,7 +64,7 @@ impl GatewayArgs {
 
     /// The settings, checked; `bound` is the address that was opened.
     pub fn settings(&self, bound: SocketAddr) -> anyhow::Result<Settings> {
-        let key = set(self.ed25519_private_key.as_ref());
+        let key = self.ed25519_private_key.as_ref().and_then(Secret::reveal);
         let key = key.context("ED25519_PRIVATE_KEY is not set: `dp1-feed keygen` makes a key")?;
         let signer = Signer::from_hex(key).context("ED25519_PRIVATE_KEY is not a signing key")?;
         let may_be_sample = SAMPLE_KEY_ENVIRONMENTS.contains(&self.environment.as_str());
@@ -76,7 +74,7 @@ impl GatewayArgs {
                  ENVIRONMENT=development or test"
             );
         }
-        let secret = set(self.api_secret.as_ref());
+        let secret = self.api_secret.as_ref().and_then(Secret::reveal);
         let secret = secret.context("API_SECRET is not set: nobody could write")?;
         Ok(Settings {
             signer,
@@ -87,11 +85,6 @@ impl GatewayArgs {
     }
 }
 
-/// A secret as it was set; blank is as good as not set.
-fn set(secret: Option<&Secret>) -> Option<&str> {
-    secret.filter(|secret| !secret.is_blank()).map(|secret| secret.0.trim())
-}
-
 /// What the gateway needs to know, checked.
 #[derive(Debug)]
 pub struct Settings {
@@ -99,38 +92,6 @@ pub struct Settings {
     pub(crate) credentials: Credentials,
     pub(crate) environment: String,
     pub(crate) origins: Origins,
-}
-
-/// Text that is never printed.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Whether it holds nothing but white space, as a variable does that is there but not set.
-    #[must_use]
-    pub fn is_blank(&self) -> bool {
-        self.0.trim().is_empty()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(…)")
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl FromStr for Secret {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use feed_store::FeedStore;
 use runtime::clock::Clock;
 
-pub use config::{Args, GatewayArgs, Secret, Settings};
+pub use config::{Args, GatewayArgs, Settings};
 pub use server::serve;
 
 use deletions::DeletionLine;

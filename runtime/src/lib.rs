@@ -1,5 +1,6 @@
-//! What more than one service needs: telemetry, signals and the clock. Knows no service and no wire.
+//! What more than one service needs: telemetry, signals, secrets and the clock. Knows no service and no wire.
 
 pub mod clock;
+pub mod secret;
 pub mod signal;
 pub mod telemetry;

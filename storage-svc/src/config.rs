@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use proto::limits::{SNAPSHOT_AGE_MAX, WATCH_STALL_MAX};
 
+use crate::listen::ListenArgs;
+
 /// How long watches can go back unless an operator says otherwise, in seconds.
 const HISTORY_SECONDS: u32 = 3_600;
 /// And over how much changed content, in bytes.
@@ -21,12 +23,12 @@ pub struct Args {
     /// Where it keeps its data.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// Address of the gRPC port.
+    /// Address of the gRPC port, or unix:/path of a socket.
     #[arg(long, env = "STORAGE_LISTEN", default_value = "127.0.0.1:50051")]
     pub storage_listen: String,
-    /// Open the port on an address that is not loopback, to whoever can reach it.
-    #[arg(long, env = "STORAGE_INSECURE")]
-    pub storage_insecure: bool,
+    /// Who may come in.
+    #[command(flatten)]
+    pub listen: ListenArgs,
     /// How it logs.
     #[command(flatten)]
     pub telemetry: runtime::telemetry::Args,

@@ -319,6 +319,12 @@ pub(crate) enum Refusal {
     /// A message is compressed.
     #[error("messages are taken uncompressed only")]
     Compressed,
+    /// No token, or a wrong one: which of the two is not told.
+    #[error("the call needs a valid token")]
+    Unauthenticated,
+    /// The token is good, but not for this.
+    #[error("the call needs the admin token")]
+    AdminOnly,
 }
 
 impl From<Refusal> for Status {
@@ -329,6 +335,8 @@ impl From<Refusal> for Status {
                 Code::ResourceExhausted,
                 error_info("MESSAGE_TOO_LARGE", &[("bytes_max", bytes_max as u64)]),
             ),
+            Refusal::Unauthenticated => (Code::Unauthenticated, error_info("UNAUTHENTICATED", &[])),
+            Refusal::AdminOnly => (Code::PermissionDenied, error_info("ADMIN_TOKEN_NEEDED", &[])),
             Refusal::Compressed => (Code::Unimplemented, error_info("COMPRESSION_NOT_SUPPORTED", &[])),
         };
         Status::with_error_details(code, refusal.to_string(), details)

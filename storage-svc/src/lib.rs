@@ -5,6 +5,7 @@
 
 mod config;
 mod error;
+mod listen;
 pub mod model;
 mod receipt;
 mod rpc;
@@ -13,6 +14,7 @@ mod store;
 
 pub use config::{Args, StoreArgs, StreamLimits, Sync};
 pub use error::{OpenError, StoreError};
+pub use listen::{ListenArgs, Listener, bind};
 pub use receipt::Seals;
-pub use serve::{bind, routes, serve};
+pub use serve::{routes, serve};
 pub use store::{Flow, Store};

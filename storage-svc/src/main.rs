@@ -21,9 +21,9 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<()> {
     runtime::telemetry::start(&args.telemetry)?;
     let shutdown = runtime::signal::shutdown()?;
-    let listener = bind(&args.storage_listen, args.storage_insecure).await?;
+    let listener = bind(&args.storage_listen, &args.listen).await?;
     let store = Store::open(&args.store, Clock::system())?;
-    println!("storage-svc ready on {}", listener.local_addr()?);
+    println!("storage-svc ready on {}", listener.address());
     let served = serve(listener, store.clone(), shutdown).await;
     store.close().await;
     served

@@ -1,9 +1,8 @@
 //! The listening end: the services with health and reflection on a socket, and a drain that always ends.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -11,15 +10,17 @@ use hyper_util::service::TowerToHyperService;
 use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::kv_service_server::KvServiceServer;
 use proto::v1::queue_service_server::QueueServiceServer;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::Layer as _;
 
-use crate::rpc::{self, Door};
+use crate::listen::{Incoming, Listener};
+use crate::rpc::{self, Access, Admission, Door, PROBE_BYTES_MAX};
 use crate::store::Store;
 
 /// How long calls under way may take to end once the service is told to stop.
@@ -35,6 +36,8 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A probe not answered for this long closes the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TLS handshake may take this long.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// What a peer may send ahead on one call, and on one connection, in bytes.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -49,43 +52,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn routes(store: &Store) -> Routes {
     let draining = CancellationToken::new();
-    Door::new(draining.clone()).guard(rpc::routes(store, draining))
-}
-
-/// Opens the port. An address that others can reach is refused unless `insecure` says that it is meant: the service
-/// asks nobody who they are.
-pub async fn bind(address: &str, insecure: bool) -> anyhow::Result<TcpListener> {
-    let found = tokio::net::lookup_host(address)
-        .await
-        .with_context(|| format!("STORAGE_LISTEN {address:?} is not an address such as 127.0.0.1:50051"))?;
-    let found: Vec<SocketAddr> = found.collect();
-    if !insecure && let Some(open) = found.iter().find(|address| !address.ip().is_loopback()) {
-        bail!("STORAGE_LISTEN {open} lets everybody in who can reach it: set STORAGE_INSECURE=true if that is meant");
-    }
-    TcpListener::bind(&*found)
-        .await
-        .with_context(|| format!("the storage port {address} cannot be opened"))
+    Door::new(Access::default(), draining.clone()).guard(rpc::routes(store, draining))
 }
 
 /// Serves until `shutdown`, then finishes what is under way, within bounds. Fails if the store ends first. Does not
 /// close the store.
-pub async fn serve(listener: TcpListener, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(listener: impl Into<Listener>, store: Store, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listener = listener.into();
     let (health, health_service) = tonic_health::server::health_reporter();
+    let health_service = health_service.max_decoding_message_size(PROBE_BYTES_MAX);
     report(&health, ServingStatus::Serving).await;
-    let door = Door::new(shutdown.clone());
+    let door = Door::new(listener.access.clone(), shutdown.clone());
     let routes = rpc::routes(&store, shutdown.clone())
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)
         .add_service(reflection().build_v1alpha().context("reflection v1alpha")?);
 
-    let mut connections = Connections::new(door.guard(routes).prepare());
+    let mut connections = Connections::new(door.layer(routes.prepare()));
     let ended = loop {
         tokio::select! {
             () = shutdown.cancelled() => break Ok(()),
             () = store.ended() => break Err(anyhow::anyhow!("the store ended")),
             Some(_) = connections.tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.add(stream),
+                Ok(incoming) => connections.add(incoming),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -122,14 +112,14 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 
 /// The open connections.
 struct Connections {
-    routes: Routes,
+    routes: Admission<Routes>,
     protocol: auto::Builder<TokioExecutor>,
     draining: GracefulShutdown,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
-    fn new(routes: Routes) -> Self {
+    fn new(routes: Admission<Routes>) -> Self {
         let mut protocol = auto::Builder::new(TokioExecutor::new()).http2_only();
         protocol
             .http2()
@@ -147,7 +137,7 @@ impl Connections {
         }
     }
 
-    fn add(&mut self, stream: TcpStream) {
+    fn add(&mut self, incoming: Incoming) {
         if self.tasks.len() >= CONNECTIONS_MAX {
             tracing::warn!(
                 connections = CONNECTIONS_MAX,
@@ -155,17 +145,44 @@ impl Connections {
             );
             return;
         }
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection stays slow");
+        match incoming {
+            Incoming::Unix(stream) => self.serve(async { Some(stream) }),
+            Incoming::Tcp(stream, tls) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection stays slow");
+                }
+                match tls {
+                    None => self.serve(async { Some(stream) }),
+                    Some(tls) => self.serve(async move {
+                        match tokio::time::timeout(HANDSHAKE_MAX, tls.0.accept(stream)).await {
+                            Ok(Ok(stream)) => Some(stream),
+                            Ok(Err(error)) => {
+                                tracing::debug!(%error, "a handshake failed");
+                                None
+                            }
+                            Err(_) => {
+                                tracing::debug!("a handshake took too long");
+                                None
+                            }
+                        }
+                    }),
+                }
+            }
         }
+    }
+
+    /// Serves what `connect` brings. Nobody waits for it meanwhile.
+    fn serve<S>(&mut self, connect: impl Future<Output = Option<S>> + Send + 'static)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let service = TowerToHyperService::new(self.routes.clone());
-        let connection = self
-            .protocol
-            .serve_connection(TokioIo::new(stream), service)
-            .into_owned();
-        let watched = self.draining.watch(connection);
+        let protocol = self.protocol.clone();
+        let draining = self.draining.watcher();
         self.tasks.spawn(async move {
-            if let Err(error) = watched.await {
+            let Some(stream) = connect.await else { return };
+            let connection = protocol.serve_connection(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = draining.watch(connection).await {
                 tracing::debug!(%error, "a connection broke");
             }
         });

@@ -2,6 +2,7 @@
 //! with a hint when to retry, and deadlines are answered as such, on streams to their end. tonic's own layers do none of
 //! it: they count by connection, answer a deadline CANCELLED, and forget a stream once its head is answered.
 
+mod access;
 mod arriving;
 mod leaving;
 mod methods;
@@ -23,8 +24,10 @@ use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tower::{Layer, Service};
 
+pub(crate) use self::access::Access;
 use self::arriving::Arriving;
 use self::leaving::{Leaving, Limit, explain};
+pub(crate) use self::methods::PROBE_BYTES_MAX;
 use self::methods::{Lane, Method, Methods};
 use self::places::Places;
 pub(crate) use self::places::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX};
@@ -43,27 +46,29 @@ pub(crate) struct Door(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     methods: Methods,
+    access: Access,
     places: Places,
     draining: CancellationToken,
     cut: CancellationToken,
 }
 
 impl Door {
-    /// A door that begins to close when `draining` is cancelled.
-    pub(crate) fn new(draining: CancellationToken) -> Self {
-        Self::with(Places::new(), draining)
+    /// A door for those whom `access` lets in, which begins to close when `draining` is cancelled.
+    pub(crate) fn new(access: Access, draining: CancellationToken) -> Self {
+        Self::with(access, Places::new(), draining)
     }
 
-    fn with(places: Places, draining: CancellationToken) -> Self {
+    fn with(access: Access, places: Places, draining: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             methods: Methods::of_all_services(),
+            access,
             places,
             draining,
             cut: CancellationToken::new(),
         }))
     }
 
-    /// The services behind it.
+    /// The services behind it, for a client in the same process.
     pub(crate) fn guard(&self, routes: Routes) -> Routes {
         Routes::from(routes.into_axum_router().layer(self.clone()))
     }
@@ -80,6 +85,7 @@ impl Door {
 
     /// Lets a call in, or says why not. Nothing of its body is read before that.
     fn admit(&self, method: &Method, headers: &HeaderMap, record: &mut Record) -> Result<(), Status> {
+        self.0.access.judge(method.scope, headers)?;
         let encoding = headers.get("grpc-encoding");
         if encoding.is_some_and(|encoding| encoding != "identity") {
             return Err(Refusal::Compressed.into());

@@ -1,5 +1,6 @@
 //! The service at its border: real sockets, a real file, a clock that the tests hold.
 
+mod access;
 mod admin;
 mod backup;
 mod consume;
@@ -7,6 +8,7 @@ mod damage;
 mod dead_letters;
 mod dedup;
 mod files;
+mod guarded;
 mod inspection;
 mod keys;
 mod limits;
@@ -20,3 +22,5 @@ mod queues;
 mod restore;
 mod serving;
 mod support;
+mod tls;
+mod unix_socket;

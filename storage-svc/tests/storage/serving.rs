@@ -202,12 +202,26 @@ async fn an_idle_connection_does_not_hold_up_the_drain() {
 
 #[tokio::test]
 async fn an_address_that_others_reach_must_be_meant() {
-    let refused = storage_svc::bind("0.0.0.0:0", false)
-        .await
-        .expect_err("it is open to all");
-    assert!(refused.to_string().contains("STORAGE_INSECURE"), "{refused}");
-    storage_svc::bind("0.0.0.0:0", true).await.expect("it is meant");
-    storage_svc::bind("nonsense", false)
-        .await
-        .expect_err("it is no address");
+    use storage_svc::{ListenArgs, bind};
+
+    let refused = bind("0.0.0.0:0", &ListenArgs::default()).await;
+    let refused = refused.expect_err("it is open to all").to_string();
+    assert!(refused.contains("STORAGE_INSECURE"), "{refused}");
+    let with_admin_token = ListenArgs {
+        storage_admin_token: Some("admin".to_owned().into()),
+        ..ListenArgs::default()
+    };
+    let refused = bind("0.0.0.0:0", &with_admin_token).await;
+    refused.expect_err("the data is open to all still");
+    let with_token = ListenArgs {
+        storage_token: Some("hush".to_owned().into()),
+        ..ListenArgs::default()
+    };
+    bind("0.0.0.0:0", &with_token).await.expect("it is guarded");
+    let meant = ListenArgs {
+        storage_insecure: true,
+        ..ListenArgs::default()
+    };
+    bind("0.0.0.0:0", &meant).await.expect("it is meant");
+    bind("nonsense", &meant).await.expect_err("it is no address");
 }

@@ -33,7 +33,11 @@ impl Bench {
     fn new(calls: usize, streams: usize, arriving_bytes: usize) -> Self {
         let (hand, calls_made) = mpsc::channel(64);
         Self {
-            door: Door::with(Places::of(calls, streams, arriving_bytes), CancellationToken::new()),
+            door: Door::with(
+                Access::default(),
+                Places::of(calls, streams, arriving_bytes),
+                CancellationToken::new(),
+            ),
             calls: calls_made,
             hand,
         }

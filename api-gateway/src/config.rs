@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use feed::sign::Signer;
+use feed_store::StorageArgs;
 use runtime::secret::Secret;
 use tokio::net::TcpListener;
 
@@ -20,9 +21,9 @@ pub struct Args {
     /// What it serves.
     #[command(flatten)]
     pub gateway: GatewayArgs,
-    /// Address of the storage service.
-    #[arg(long, env = "STORAGE_URL", default_value = "http://127.0.0.1:50051")]
-    pub storage_url: String,
+    /// Where the storage service is.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// How it logs.
     #[command(flatten)]
     pub telemetry: runtime::telemetry::Args,

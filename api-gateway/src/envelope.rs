@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use proto::trace::{self, TRACEPARENT};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
@@ -47,7 +48,10 @@ pub(crate) async fn wrap(request: Request, next: Next) -> Response {
         http.method = %request.method(),
         http.path = request.uri().path(),
     );
-    let mut response = respond(request, next).instrument(span.clone()).await;
+    let trace = request.headers().get(TRACEPARENT);
+    let trace = trace.and_then(|value| value.to_str().ok()?.parse().ok());
+    let respond = respond(request, next).instrument(span.clone());
+    let mut response = trace::within(trace, respond).await;
     let status = response.status().as_u16();
     let elapsed_ms = format!("{:.2}", begun.elapsed().as_secs_f64() * 1000.0);
     span.in_scope(|| tracing::info!(http.status = status, %elapsed_ms, "answered"));

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use api_gateway::{Args, Gateway, serve};
 use clap::Parser as _;
 use feed_store::FeedStore;
-use proto::client::StorageClient;
 use runtime::clock::Clock;
 
 fn main() -> ExitCode {
@@ -25,7 +24,7 @@ async fn start(args: &Args) -> anyhow::Result<()> {
     let listener = args.gateway.bind().await?;
     let bound = listener.local_addr()?;
     let settings = args.gateway.settings(bound)?;
-    let store = FeedStore::new(StorageClient::connect_lazy(&args.storage_url)?);
+    let store = FeedStore::new(args.storage.connect_lazy()?);
     let shutdown = runtime::signal::shutdown()?;
     println!("api-gateway ready on http://{bound}");
     serve(listener, Gateway::new(settings, store, Clock::system()), shutdown).await

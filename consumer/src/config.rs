@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use feed_store::StorageArgs;
 use proto::limits::{LEASE_MAX, LEASE_MIN, RECEIVE_MESSAGES_MAX};
 
 use crate::worker::Settings;
@@ -11,9 +12,9 @@ use crate::worker::Settings;
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "consumer", version, about = "Applies queued writes of a DP-1 feed")]
 pub struct Args {
-    /// Address of the storage service.
-    #[arg(long, env = "STORAGE_URL", default_value = "http://127.0.0.1:50051")]
-    pub storage_url: String,
+    /// Where the storage service is.
+    #[command(flatten)]
+    pub storage: StorageArgs,
     /// How it works.
     #[command(flatten)]
     pub consumer: ConsumerArgs,

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use consumer::{Args, run};
 use feed_store::FeedStore;
-use proto::client::StorageClient;
 use runtime::clock::Clock;
 
 fn main() -> ExitCode {
@@ -22,9 +21,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn start(args: &Args) -> anyhow::Result<()> {
     runtime::telemetry::start(&args.telemetry)?;
-    let client = StorageClient::connect_lazy(&args.storage_url)?;
+    let client = args.storage.connect_lazy()?;
     let shutdown = runtime::signal::shutdown()?;
-    println!("consumer ready for {}", args.storage_url);
+    println!("consumer ready for {}", args.storage.storage_url);
     run(FeedStore::new(client), args.consumer.into(), Clock::system(), shutdown).await;
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! Turns the domain's commits into the contract's, and its answers back.
 
-use std::time::Duration as StdDuration;
-
 use feed::commit::{Change, Commit, Expect};
 use feed::keys::Key;
 use prost_types::Duration;
@@ -12,9 +10,6 @@ use proto::v1;
 use proto::v1::commit_response::Outcome as Answer;
 
 use crate::{FeedStore, FeedStoreError, WRITE_QUEUE};
-
-/// Pauses before a commit whose outcome is not known is sent again. After the last one the caller is told.
-const RETRY_PAUSES: [StdDuration; 2] = [StdDuration::from_millis(50), StdDuration::from_millis(250)];
 
 /// What became of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +30,12 @@ pub enum Outcome {
 
 impl FeedStore {
     /// Commits, all or nothing, settling leased messages in the same transaction. When the service is away or its
-    /// answer is lost the same commit is sent again, up to three times in all, under one request id: it happens at most
+    /// answer is lost the client sends the same commit again, a few times, under one request id: it happens at most
     /// once. An error that [is transient](FeedStoreError::is_transient) leaves open whether it did.
     pub async fn commit(&self, commit: Commit, settlements: Vec<v1::Settlement>) -> Result<Outcome, FeedStoreError> {
         let keys: Vec<Key> = commit.checks.iter().map(|check| check.key.clone()).collect();
         let request = request(commit, settlements)?;
-        match self.send(request).await? {
+        match self.client.commit(request).await? {
             Answer::Committed(committed) => Ok(Outcome::Committed {
                 revision: committed.revision,
             }),
@@ -56,16 +51,6 @@ impl FeedStore {
                 })
             }
         }
-    }
-
-    async fn send(&self, request: v1::CommitRequest) -> Result<Answer, FeedStoreError> {
-        for pause in RETRY_PAUSES {
-            match self.client.commit(request.clone()).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(pause).await,
-                answered => return Ok(answered?),
-            }
-        }
-        Ok(self.client.commit(request).await?)
     }
 }
 

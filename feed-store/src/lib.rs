@@ -6,6 +6,7 @@
 //! SQLite.
 
 mod commit;
+mod connection;
 mod items;
 mod lists;
 mod load;
@@ -13,6 +14,7 @@ mod owned;
 mod snapshot;
 
 pub use commit::{Outcome, check_size};
+pub use connection::StorageArgs;
 pub use items::ItemList;
 pub use lists::{DocumentList, Page};
 pub use load::{Links, STATE_BYTES_MAX};

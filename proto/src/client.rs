@@ -1,38 +1,29 @@
 //! The typed client: the same calls over a connection or in memory, each with a deadline, failures told apart by what
 //! a caller can do about them.
 
+mod connection;
+mod retry;
+pub mod watch;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status};
-use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
+pub use self::connection::Connection;
+use self::connection::{Transport, in_memory};
+use self::retry::{Repeat, within};
 use crate::limits::{BATCH_GET_KEYS_MAX, GRPC_MESSAGE_BYTES_MAX};
 use crate::v1;
 use crate::v1::admin_service_client::AdminServiceClient;
 use crate::v1::kv_service_client::KvServiceClient;
 use crate::v1::queue_service_client::QueueServiceClient;
 
-/// Deadline of every call but a waiting `receive`, which gets its wait on top.
+/// Deadline of every call but a waiting `receive`, which gets its wait on top; further attempts are made within it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one attempt to connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// An idle connection is probed this often, so that a dead peer is noticed.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// A probe not answered for this long closes the connection.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-type Transport = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, TransportError>;
-
-/// What the connection said. A type of its own: futures over a bare boxed error cannot be proven `Send`.
-#[derive(Debug, thiserror::Error)]
-#[error("transport failed")]
-struct TransportError(#[source] tonic::transport::Error);
 
 /// Why a call to the storage service failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +37,22 @@ pub enum ClientError {
         #[source]
         source: tonic::transport::Error,
     },
-    /// The service cannot be reached, is draining, overloaded or out of space. Try again later; whether the call took
-    /// effect is not known.
+    /// The settings do not go together.
+    #[error("storage cannot be called so: {0}")]
+    Settings(&'static str),
+    /// The certificates cannot be used.
+    #[error("storage's certificates cannot be used")]
+    Tls(#[source] tonic::transport::Error),
+    /// The service cannot be reached, is draining or out of space. Try again later; whether the call took effect is not
+    /// known.
     #[error("storage is unavailable")]
     Unavailable(#[source] Box<Status>),
+    /// The service has too much to do, and has done nothing. Try again later.
+    #[error("storage is overloaded")]
+    Overloaded(#[source] Box<Status>),
+    /// The service does not know the token, or it is not for this. Nothing was done; who runs the services can mend it.
+    #[error("storage does not let this client in")]
+    Unauthorized(#[source] Box<Status>),
     /// The call's deadline passed. Whether it took effect is not known.
     #[error("storage did not answer in time")]
     Timeout,
@@ -65,7 +68,10 @@ impl ClientError {
     /// Whether the same call can succeed later without a change.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Timeout)
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::Overloaded(_) | Self::Unauthorized(_) | Self::Timeout
+        )
     }
 }
 
@@ -73,9 +79,10 @@ impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         match status.code() {
             // Unknown and Internal are what a connection that breaks under a call looks like.
-            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Unknown | Code::Internal => {
-                Self::Unavailable(Box::new(status))
-            }
+            Code::Unavailable | Code::Aborted | Code::Unknown | Code::Internal => Self::Unavailable(Box::new(status)),
+            // Without a hint when to retry it is a limit that the same call meets again.
+            Code::ResourceExhausted if status.get_details_retry_info().is_some() => Self::Overloaded(Box::new(status)),
+            Code::Unauthenticated | Code::PermissionDenied => Self::Unauthorized(Box::new(status)),
             Code::DeadlineExceeded | Code::Cancelled => Self::Timeout,
             _ => Self::Refused(Box::new(status)),
         }
@@ -100,32 +107,15 @@ pub struct StorageClient {
 }
 
 impl StorageClient {
-    /// A client of the service at `address` (`http://host:port`). Connects at the first call and again whenever the
-    /// connection is lost.
-    pub fn connect_lazy(address: &str) -> Result<Self, ClientError> {
-        let endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(|source| ClientError::Address {
-                address: address.to_owned(),
-                source,
-            })?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .http2_adaptive_window(true)
-            .tcp_nodelay(true);
-        Ok(Self::over(BoxCloneSyncService::new(
-            endpoint.connect_lazy().map_err(TransportError),
-        )))
+    /// A client of the service there. Connects at the first call and again whenever the connection is lost.
+    pub fn connect_lazy(connection: &Connection) -> Result<Self, ClientError> {
+        Ok(Self::over(connection.open()?))
     }
 
     /// A client of services in this process: calls are passed in memory.
     #[must_use]
     pub fn in_process(routes: Routes) -> Self {
-        Self::over(BoxCloneSyncService::new(ServiceExt::<http::Request<Body>>::map_err(
-            routes.prepare(),
-            |never: std::convert::Infallible| match never {},
-        )))
+        Self::over(in_memory(routes))
     }
 
     fn over(transport: Transport) -> Self {
@@ -147,12 +137,12 @@ impl StorageClient {
             key: key.to_owned(),
             ..Default::default()
         };
-        let mut kv = self.kv.clone();
-        Ok(
-            within(CALL_TIMEOUT, message, |request| async move { kv.get(request).await })
-                .await?
-                .entry,
-        )
+        Ok(within(CALL_TIMEOUT, Repeat::Harmless, message, |request| {
+            let mut kv = self.kv.clone();
+            async move { kv.get(request).await }
+        })
+        .await?
+        .entry)
     }
 
     /// Reads 1 to [`BATCH_GET_KEYS_MAX`] keys from one snapshot: what the first of them held, in order, at least one, and
@@ -173,12 +163,10 @@ impl StorageClient {
             omit_values: content == Content::Omitted,
             as_bytes: false,
         };
-        let mut kv = self.kv.clone();
-        let answer = within(
-            CALL_TIMEOUT,
-            message,
-            |request| async move { kv.batch_get(request).await },
-        )
+        let answer = within(CALL_TIMEOUT, Repeat::Harmless, message, |request| {
+            let mut kv = self.kv.clone();
+            async move { kv.batch_get(request).await }
+        })
         .await?;
         if answer.items.is_empty() || answer.items.len() > asked {
             return Err(ClientError::Contract(
@@ -190,42 +178,52 @@ impl StorageClient {
 
     /// One page of a prefix or range.
     pub async fn scan(&self, message: v1::ScanRequest) -> Result<v1::ScanResponse, ClientError> {
-        let mut kv = self.kv.clone();
-        within(CALL_TIMEOUT, message, |request| async move { kv.scan(request).await }).await
+        within(CALL_TIMEOUT, Repeat::Harmless, message, |request| {
+            let mut kv = self.kv.clone();
+            async move { kv.scan(request).await }
+        })
+        .await
     }
 
-    /// All or nothing; a conflict is an answer.
+    /// All or nothing; a conflict is an answer. With a `request_id` it is sent again if its answer is lost: it happens
+    /// at most once.
     pub async fn commit(&self, message: v1::CommitRequest) -> Result<v1::commit_response::Outcome, ClientError> {
-        let mut kv = self.kv.clone();
-        within(CALL_TIMEOUT, message, |request| async move { kv.commit(request).await })
-            .await?
-            .outcome
-            .ok_or(ClientError::Contract("a commit has an outcome"))
+        let repeat = if message.request_id.is_empty() {
+            Repeat::IfRefused
+        } else {
+            Repeat::Harmless
+        };
+        within(CALL_TIMEOUT, repeat, message, |request| {
+            let mut kv = self.kv.clone();
+            async move { kv.commit(request).await }
+        })
+        .await?
+        .outcome
+        .ok_or(ClientError::Contract("a commit has an outcome"))
     }
 
-    /// Leases messages, waiting up to the request's `wait`.
+    /// Leases messages, waiting up to the request's `wait`. Not repeated once it may have leased some.
     pub async fn receive(&self, message: v1::ReceiveRequest) -> Result<Vec<v1::Delivery>, ClientError> {
         let wait = message
             .wait
             .and_then(|wait| Duration::try_from(wait).ok())
             .unwrap_or_default();
-        let mut queue = self.queue.clone();
-        Ok(within(wait + CALL_TIMEOUT, message, |request| async move {
-            queue.receive(request).await
+        Ok(within(wait + CALL_TIMEOUT, Repeat::IfRefused, message, |request| {
+            let mut queue = self.queue.clone();
+            async move { queue.receive(request).await }
         })
         .await?
         .deliveries)
     }
 
-    /// Settles leased messages; one result for each.
+    /// Settles leased messages; one result for each. Not repeated once it may have settled some: the second time would be
+    /// told that they are settled already.
     pub async fn settle(&self, settlements: Vec<v1::Settlement>) -> Result<Vec<v1::SettlementResult>, ClientError> {
         let message = v1::SettleRequest { settlements };
-        let mut queue = self.queue.clone();
-        Ok(within(
-            CALL_TIMEOUT,
-            message,
-            |request| async move { queue.settle(request).await },
-        )
+        Ok(within(CALL_TIMEOUT, Repeat::IfRefused, message, |request| {
+            let mut queue = self.queue.clone();
+            async move { queue.settle(request).await }
+        })
         .await?
         .results)
     }
@@ -235,9 +233,9 @@ impl StorageClient {
         let message = v1::GetQueueStatsRequest {
             queue: queue_name.to_owned(),
         };
-        let mut queue = self.queue.clone();
-        match within(CALL_TIMEOUT, message, |request| async move {
-            queue.get_queue_stats(request).await
+        match within(CALL_TIMEOUT, Repeat::Harmless, message, |request| {
+            let mut queue = self.queue.clone();
+            async move { queue.get_queue_stats(request).await }
         })
         .await
         {
@@ -249,25 +247,12 @@ impl StorageClient {
 
     /// Versions, limits and identity of the store.
     pub async fn server_info(&self) -> Result<v1::GetServerInfoResponse, ClientError> {
-        let mut admin = self.admin.clone();
         let message = v1::GetServerInfoRequest {};
-        within(CALL_TIMEOUT, message, |request| async move {
-            admin.get_server_info(request).await
+        within(CALL_TIMEOUT, Repeat::Harmless, message, |request| {
+            let mut admin = self.admin.clone();
+            async move { admin.get_server_info(request).await }
         })
         .await
-    }
-}
-
-/// Sends the deadline along, and keeps it here too: a peer that never answers cannot hold a caller.
-async fn within<M, A, F>(timeout: Duration, message: M, call: impl FnOnce(Request<M>) -> F) -> Result<A, ClientError>
-where
-    F: Future<Output = Result<tonic::Response<A>, Status>>,
-{
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    match tokio::time::timeout(timeout, call(request)).await {
-        Ok(answer) => Ok(answer?.into_inner()),
-        Err(_) => Err(ClientError::Timeout),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod limits;
+pub mod trace;
 
 /// Generated from `dp1/storage/v1/*.proto`; the comments there are the manual.
 #[allow(missing_docs, clippy::pedantic, reason = "generated code")]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
-use proto::client::StorageClient;
+use proto::client::{Connection, StorageClient};
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -153,7 +153,7 @@ impl TestFeed {
 
     /// A typed client of the storage service.
     pub(crate) fn storage(&self) -> StorageClient {
-        StorageClient::connect_lazy(&self.storage_url()).expect("an address is a URL")
+        StorageClient::connect_lazy(&Connection::to(self.storage_url())).expect("an address is a URL")
     }
 
     /// The secret of writes.

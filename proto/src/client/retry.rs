@@ -1,0 +1,141 @@
+//! When a call is made again: what is safe to repeat, while its deadline lasts, no more often than a few times, after a
+//! pause that grows and is spread at random, and never sooner than the service asked for.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
+
+use super::ClientError;
+
+/// How often a call is made, the first time included.
+pub(super) const ATTEMPTS_MAX: u32 = 4;
+/// Pause before the second attempt; doubled before each one after it.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// What may happen if a call is made twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// Nothing: it reads, or its `request_id` tells the service that it is the same call.
+    Harmless,
+    /// Something, unless the service said that it has done nothing.
+    IfRefused,
+}
+
+impl Repeat {
+    /// Whether the call may be made again, and no sooner than when.
+    fn allows(self, status: &Status) -> Option<Duration> {
+        // Where the service asks for another attempt it has done nothing.
+        if let Some(retry) = status.get_details_retry_info() {
+            return Some(retry.retry_delay.unwrap_or_default());
+        }
+        // What the service itself says has details. Without, these are what a connection that is lost looks like.
+        let is_broken = status.details().is_empty()
+            && matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
+            );
+        (self == Self::Harmless && is_broken).then_some(Duration::ZERO)
+    }
+}
+
+/// Makes a call until it is answered, `timeout` is over, or there is no use in another attempt. The deadline is sent
+/// along, and kept here too: a peer that never answers cannot hold a caller.
+pub(super) async fn within<M, A, F>(
+    timeout: Duration,
+    repeat: Repeat,
+    message: M,
+    mut call: impl FnMut(Request<M>) -> F,
+) -> Result<A, ClientError>
+where
+    M: Clone,
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let deadline = Instant::now() + timeout;
+    let mut pause = PAUSE_MIN;
+    for attempt in 1.. {
+        let mut request = Request::new(message.clone());
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        let status = match tokio::time::timeout_at(deadline, call(request)).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner()),
+            Ok(Err(status)) => status,
+            Err(_) => break,
+        };
+        let again = repeat.allows(&status).filter(|_| attempt < ATTEMPTS_MAX);
+        let wait = again.map(|asked| asked.max(pause).mul_f64(rand::rng().random_range(1.0..1.5)));
+        match wait {
+            Some(wait) if Instant::now() + wait < deadline => tokio::time::sleep(wait).await,
+            _ => return Err(status.into()),
+        }
+        pause *= 2;
+    }
+    Err(ClientError::Timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn shed(delay_ms: u64) -> Status {
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(delay_ms)));
+        Status::with_error_details(Code::ResourceExhausted, "shed", details)
+    }
+
+    fn refused(code: Code) -> Status {
+        Status::with_error_details(code, "no", ErrorDetails::with_error_info("NO", "here", []))
+    }
+
+    /// How often a call is made that fails so every time, and how long that takes.
+    async fn attempts(timeout_ms: u64, repeat: Repeat, status: Status) -> (u32, Duration, ClientError) {
+        let began = Instant::now();
+        let made = Cell::new(0);
+        let answer: Result<(), _> = within(Duration::from_millis(timeout_ms), repeat, (), |_| {
+            made.set(made.get() + 1);
+            let status = status.clone();
+            async move { Err(status) }
+        })
+        .await;
+        (made.get(), began.elapsed(), answer.expect_err("it fails"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_safe_is_repeated_and_only_so_often() {
+        use Repeat::{Harmless, IfRefused};
+
+        let broken = Status::unavailable("broken");
+        for (repeat, status, expected) in [
+            (Harmless, broken.clone(), ATTEMPTS_MAX),
+            (Harmless, Status::unknown("broken"), ATTEMPTS_MAX),
+            (IfRefused, broken, 1),
+            (Harmless, shed(1), ATTEMPTS_MAX),
+            (IfRefused, shed(1), ATTEMPTS_MAX),
+            (Harmless, refused(Code::InvalidArgument), 1),
+            (Harmless, refused(Code::Internal), 1),
+            (Harmless, refused(Code::ResourceExhausted), 1),
+            (Harmless, Status::deadline_exceeded(""), 1),
+        ] {
+            let (made, _, _) = attempts(10_000, repeat, status.clone()).await;
+            assert_eq!(made, expected, "{repeat:?} {status:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_service_is_given_the_time_it_asks_for_and_the_deadline_holds() {
+        let (made, took, error) = attempts(10_000, Repeat::Harmless, shed(2_000)).await;
+        assert_eq!(made, ATTEMPTS_MAX);
+        assert!((6..=9).contains(&took.as_secs()), "{took:?}");
+        assert!(matches!(error, ClientError::Overloaded(_)), "{error:?}");
+        let (made, took, _) = attempts(1_000, Repeat::Harmless, shed(2_000)).await;
+        assert_eq!((made, took), (1, Duration::ZERO), "there is no use in waiting");
+        let never = within(Duration::from_secs(1), Repeat::Harmless, (), |_| {
+            std::future::pending::<Result<Response<()>, Status>>()
+        });
+        assert!(matches!(never.await, Err(ClientError::Timeout)));
+    }
+}

@@ -77,6 +77,21 @@ async fn a_dead_message_tells_its_story() {
     assert_eq!(told(&buried), [(1, "first"), (2, "the lease ran out"), (3, "third")]);
     assert_eq!((buried.due_time, buried.redrives), (None, 0));
 
+    // One whose last lease ran out is dead since then.
+    let two = service.enqueue("forgotten").await;
+    for _ in 0..3 {
+        service.receive_one().await;
+        service.clock.advance_ms(40_000);
+    }
+    let forgotten = service.message(two).await;
+    assert_eq!(
+        (forgotten.state(), forgotten.last_error.as_str()),
+        (Dead, "the lease ran out")
+    );
+    assert_eq!(ms(forgotten.dead_time), START_MS + 41_000 + 110_000);
+    assert_eq!(forgotten.failures[2].time, forgotten.dead_time);
+    assert_eq!(service.purge(&[two], &[Dead]).await, (1, false));
+
     // Another life, with the story of the first.
     assert_eq!(service.redrive(&[one]).await, (1, false));
     let revived = service.message(one).await;

@@ -260,6 +260,7 @@ async fn finished_messages_leave_nothing_behind() {
             .await
             .expect("it receives")
             .into_inner();
+        assert!(!deliveries.deliveries.is_empty(), "{acked} acked");
         for delivery in &deliveries.deliveries {
             service.done(&delivery.receipt, ack()).await;
             acked += 1;

@@ -450,5 +450,16 @@ async fn namespaces_and_queues() {
         request_id: String::new(),
     };
     refused(service.queue.enqueue(request).await, "messages[0].queue");
+    let one_more = v1::CreateQueueRequest {
+        name: "q".to_owned(),
+        settings: None,
+    };
+    refused(service.queue.create_queue(one_more.clone()).await, "name");
+    let delete = v1::DeleteQueueRequest {
+        name: "q-7".to_owned(),
+        force: true,
+    };
+    service.queue.delete_queue(delete).await.expect("it is deleted");
+    service.queue.create_queue(one_more).await.expect("there is room again");
     service.stop().await;
 }

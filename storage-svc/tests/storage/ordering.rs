@@ -1,10 +1,13 @@
 //! Ordering keys: one at a time, by rising id, whatever happens to them.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
 use proto::v1;
 use proto::v1::MessageState::{Blocked, Dead, Delayed, Leased, Ready};
 
 use crate::operator::{ack, dead, id, ids, keyed, nack};
-use crate::support::{Service, message, receive, seconds, within};
+use crate::support::{Service, message, receive, seconds, settlement, within};
 
 /// A service with three messages of one key.
 async fn three() -> (Service, u64, u64, u64) {
@@ -230,7 +233,7 @@ async fn who_waits_is_served_by_the_ack_before() {
     });
     // Together with the effect, in one transaction.
     let commit = v1::CommitRequest {
-        settlements: vec![crate::support::settlement(&first.receipt, ack())],
+        settlements: vec![settlement(&first.receipt, ack())],
         mutations: vec![v1::Mutation::put_text("n", "done", String::new(), [].into())],
         ..Default::default()
     };
@@ -250,5 +253,89 @@ async fn keys_outlive_a_restart() {
     assert!(service.receive().await.is_empty());
     service.done(&first.receipt, ack()).await;
     assert_eq!(id(&service.receive_one().await), two);
+    service.stop().await;
+}
+
+/// What the consumers of a test know of the keys.
+#[derive(Default)]
+struct Watched {
+    /// The message of each key that is out.
+    out: HashMap<String, u64>,
+    /// The last one of each key that was finished.
+    finished: HashMap<String, u64>,
+    count: usize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_consumers_keep_the_order_of_every_key() {
+    const KEYS: usize = 20;
+    const MESSAGES: usize = 15;
+    let mut service = Service::start().await;
+    service
+        .create(v1::QueueSettings {
+            max_attempts: Some(3),
+            ..Default::default()
+        })
+        .await;
+    for _ in 0..MESSAGES {
+        let messages = (0..KEYS).map(|key| keyed(&key.to_string(), "work")).collect();
+        service.send(messages).await;
+    }
+    let watched = Arc::new(Mutex::new(Watched::default()));
+    let mut consumers = tokio::task::JoinSet::new();
+    for consumer in 0..8_usize {
+        let mut queue = service.queue.clone();
+        let watched = Arc::clone(&watched);
+        consumers.spawn(async move {
+            let mut turn = consumer;
+            while watched.lock().expect("nobody panicked").count < KEYS * MESSAGES {
+                let request = v1::ReceiveRequest {
+                    max_messages: 3,
+                    ..receive()
+                };
+                let deliveries = queue
+                    .receive(request)
+                    .await
+                    .expect("it receives")
+                    .into_inner()
+                    .deliveries;
+                for delivery in deliveries {
+                    let message = delivery.message.expect("a delivery has a message");
+                    let key = message.ordering_key;
+                    {
+                        let mut watched = watched.lock().expect("nobody panicked");
+                        let other = watched.out.insert(key.clone(), message.id);
+                        assert_eq!(other, None, "two of a key are out");
+                        let before = watched.finished.get(&key).copied();
+                        assert!(before < Some(message.id), "{} after {before:?}", message.id);
+                    }
+                    turn += 1;
+                    let (action, ends) = match turn % 7 {
+                        0 => (dead("no use"), true),
+                        1 | 2 => (nack(0, "once more"), message.attempt == 3),
+                        _ => (ack(), true),
+                    };
+                    {
+                        // Before it is settled: from then on the next one may be out.
+                        let mut watched = watched.lock().expect("nobody panicked");
+                        watched.out.remove(&key);
+                        if ends {
+                            watched.finished.insert(key, message.id);
+                            watched.count += 1;
+                        }
+                    }
+                    let request = v1::SettleRequest {
+                        settlements: vec![settlement(&delivery.receipt, action)],
+                    };
+                    let settled = queue.settle(request).await.expect("it settles").into_inner();
+                    assert_eq!(settled.results[0].status(), v1::settlement_result::Status::Ok);
+                }
+            }
+        });
+    }
+    within(consumers.join_all()).await;
+    let stats = service.stats().await;
+    assert_eq!((stats.ready, stats.blocked, stats.leased, stats.delayed), (0, 0, 0, 0));
+    assert!(stats.dead > 0);
     service.stop().await;
 }

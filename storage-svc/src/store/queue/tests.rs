@@ -194,7 +194,7 @@ fn dead_messages_that_go_unasked_are_told() {
     let (leases, _) = bench.claim(1);
     bench.settle(leases[0], dead());
     bench.now_ms += 14 * 86_400_000;
-    let (_, effects) = sweep(&bench.connection, bench.now_ms, 10).expect("it sweeps");
+    let ((), effects) = sweep(&bench.connection, bench.now_ms, 10).expect("it sweeps");
     let told: Vec<_> = effects
         .forgotten
         .iter()

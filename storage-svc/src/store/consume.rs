@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits::CONSUMERS_MAX;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use super::effects::Moment;
 use super::queue::{self, Lately};
@@ -35,7 +35,10 @@ impl Places {
     fn take(&self) -> Result<Place, StoreError> {
         let permit = Arc::clone(&self.0).try_acquire_owned();
         let place = permit.map(|permit| Place { _permit: permit });
-        place.map_err(|_| StoreError::ConsumersExhausted)
+        place.map_err(|error| match error {
+            TryAcquireError::NoPermits => StoreError::ConsumersExhausted,
+            TryAcquireError::Closed => StoreError::Closing,
+        })
     }
 
     fn taken(&self) -> usize {

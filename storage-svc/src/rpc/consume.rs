@@ -190,6 +190,9 @@ impl Talk {
             let listens =
                 !self.is_heard_out && self.unsent.is_none() && self.settling.len() < CONSUME_SETTLES_AHEAD_MAX;
             tokio::select! {
+                // What has been done is told before what is new.
+                biased;
+                () = until(self.leaves_at) => return Err(status(StoreError::Closing)),
                 hand = self.outbox.clone().reserve_owned(), if !has_hand => {
                     self.hand = Some(hand.map_err(|_| gone())?);
                     self.hand_at = Instant::now();
@@ -198,21 +201,18 @@ impl Talk {
                     return Err(status(StoreError::ClientStalled));
                 }
                 () = draining.cancelled(), if has_hand && self.leaves_at.is_none() => self.leave(),
-                request = requests.message(), if listens => self.hear(request?)?,
                 results = first(&mut self.settling), if has_hand => {
                     self.settling.pop_front();
                     let results = results.map_err(status)?.into_iter().map(convert::settled);
                     self.say(Letter::Response(convert::settled_on_stream(results.collect())));
                 }
-                deliveries = answered(&mut self.asking), if has_hand && self.asking.is_some() => {
-                    self.deliver(deliveries)?;
-                }
+                deliveries = answered(&mut self.asking), if has_hand => self.deliver(deliveries)?,
+                request = requests.message(), if listens => self.hear(request?)?,
                 () = self.consumer.released() => {}
                 () = tokio::time::sleep_until(self.said_at + CONSUME_HEARTBEAT), if has_hand => {
                     self.say(Letter::Response(convert::heartbeat()));
                 }
-                () = tokio::time::sleep_until(self.retry_at), if self.retry_at > Instant::now() => {}
-                () = until(self.leaves_at) => return Err(status(StoreError::Closing)),
+                () = tokio::time::sleep_until(self.retry_at), if self.is_paused() => {}
             }
         }
     }

@@ -233,8 +233,12 @@ async fn send(mut client: Client, queue: usize, count: usize) -> Vec<(u64, Sent)
 fn receiver(address: &str, number: usize, log: &Arc<Log>) -> JoinHandle<()> {
     let mut random = rand::rng();
     let batch = [1, 10, 100][random.random_range(0..3)];
-    // A hundred messages take their time where everything is slow.
-    let lease_ms_min = if batch == 100 { 1_000 } else { 200 };
+    // Many messages take their time where everything is slow.
+    let lease_ms_min = match batch {
+        1 => 200,
+        10 => 500,
+        _ => 1_000,
+    };
     let lease_ms = random.random_range(lease_ms_min..2_000);
     let receiver = Receiver {
         client: Client::new(address),

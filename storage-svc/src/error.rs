@@ -282,13 +282,7 @@ impl From<StoreError> for Status {
                     "the copy takes as much as the store",
                 ),
             ),
-            StoreError::Disk(error) => {
-                let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
-                let reason = if is_full { "DISK_FULL" } else { "DISK_FAILS" };
-                let mut details = error_info(reason, &[]);
-                details.set_retry_info(Some(RETRY_DELAY));
-                (Code::Unavailable, details)
-            }
+            StoreError::Disk(error) => (Code::Unavailable, disk(&error)),
             StoreError::Closing | StoreError::File(_) | StoreError::NoReader(_) => {
                 (Code::Unavailable, ErrorDetails::with_retry_info(Some(RETRY_DELAY)))
             }
@@ -305,6 +299,14 @@ fn error_info(reason: impl Into<String>, metadata: &[(&str, u64)]) -> ErrorDetai
         .iter()
         .map(|(name, number)| ((*name).to_owned(), number.to_string()));
     ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata.collect::<HashMap<_, _>>())
+}
+
+/// A disk that is full may have room again, and one that fails may be another one soon: the store goes on by itself then.
+fn disk(error: &rusqlite::Error) -> ErrorDetails {
+    let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+    let mut details = error_info(if is_full { "DISK_FULL" } else { "DISK_FAILS" }, &[]);
+    details.set_retry_info(Some(RETRY_DELAY));
+    details
 }
 
 /// Why a call was not let in to the store.

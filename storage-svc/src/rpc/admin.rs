@@ -47,7 +47,7 @@ impl Admin {
 
     /// Watches and `Consume` streams that are open.
     fn open_streams(&self) -> (u64, u64) {
-        (self.store.watches() as u64, 0)
+        (self.store.watches() as u64, self.store.consumers() as u64)
     }
 }
 

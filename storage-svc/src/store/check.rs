@@ -3,6 +3,7 @@
 //!
 //! The statements walk whole tables on purpose: they are no part of serving anybody.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use proto::limits::CHECK_PROBLEMS_MAX;
@@ -10,6 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::errand::Teller;
 use super::flow::End;
+use super::schema;
 use crate::model::CheckReport;
 
 /// Kept of a problem's text, in characters.
@@ -18,6 +20,7 @@ const PROBLEM_CHARS_MAX: usize = 500;
 const VALUE_IDS_MAX: i64 = 64 * 1024 * 1024;
 
 const TABLES: &str = "select name from sqlite_schema where type = 'table' order by name";
+const SCHEMA: &str = "select type || ' ' || name, sql from sqlite_schema where name not like 'sqlite@_%' escape '@'";
 const VALUE_IDS: &str = "select id from value where id >= ? and id < ? order by id";
 const FIRST_VALUE_ID: &str = "select min(id) from value where id >= ?";
 const ENTRY_VALUE_IDS: &str = "select value_id from entry where value_id >= ? and value_id < ?";
@@ -95,12 +98,18 @@ const PROMISES: [(&str, &str); 13] = [
     ),
     (
         "order of messages",
-        "select printf('%d messages of the ordering key %Q in the queue %d are not blocked', sum(state <> 5), \
-         ordering_key, queue_id) from message where ordering_key is not null and state <> 4 \
-         group by queue_id, ordering_key having sum(state <> 5) <> 1 \
+        "select printf('%d messages of the ordering key %Q in the queue %d are not blocked', count(*), ordering_key, \
+         queue_id) from message where ordering_key is not null and state < 4 \
+         group by queue_id, ordering_key having count(*) > 1 \
          union all \
-         select printf('the message %d is blocked behind nothing', id) from message \
-         where state = 5 and ordering_key is null",
+         select printf('the message %d is blocked behind nothing', id) from message as blocked where state = 5 \
+         and not exists (select 1 from message where queue_id = blocked.queue_id \
+         and ordering_key = blocked.ordering_key and state < 4) \
+         union all \
+         select printf('the message %d is blocked, and a later one of its ordering key is not', id) \
+         from message as blocked where state = 5 and exists (select 1 from message \
+         where queue_id = blocked.queue_id and ordering_key = blocked.ordering_key and state < 4 and state <> 3 \
+         and id > blocked.id)",
     ),
     (
         "failures of messages",
@@ -122,10 +131,11 @@ pub(super) fn check(path: &Path, teller: &Teller<CheckReport>) -> Result<(), End
     problems.look(|_| rows(&connection, TABLES, &mut tables, usize::MAX))?;
     // Asked for this one, the engine looks at the free pages as well.
     tables.insert(0, "sqlite_schema".to_owned());
-    let steps = u32::try_from(tables.len() + PROMISES.len() + 1).unwrap_or(u32::MAX);
+    let steps = u32::try_from(tables.len() + PROMISES.len() + 2).unwrap_or(u32::MAX);
     let subjects = tables
         .iter()
         .map(|table| Subject::Table(table))
+        .chain([Subject::Schema])
         .chain(PROMISES.map(|(subject, sql)| Subject::Promise(subject, sql)))
         .chain([Subject::OwnersOfValues]);
     for (step, subject) in (1..).zip(subjects) {
@@ -148,6 +158,7 @@ pub(super) fn check(path: &Path, teller: &Teller<CheckReport>) -> Result<(), End
 /// What a step looks at.
 enum Subject<'names> {
     Table(&'names str),
+    Schema,
     Promise(&'static str, &'static str),
     OwnersOfValues,
 }
@@ -156,6 +167,7 @@ impl Subject<'_> {
     fn name(&self) -> String {
         match self {
             Self::Table(table) => format!("table {table}"),
+            Self::Schema => "tables and indexes".to_owned(),
             Self::Promise(name, _) => (*name).to_owned(),
             Self::OwnersOfValues => "owners of values".to_owned(),
         }
@@ -170,6 +182,7 @@ impl Subject<'_> {
                 found.retain(|problem| problem != "ok");
                 Ok(())
             }
+            Self::Schema => tables_and_indexes(connection, found, room),
             Self::Promise(_, sql) => rows(connection, sql, found, room),
             Self::OwnersOfValues => owners_of_values(connection, found, room),
         }
@@ -216,6 +229,26 @@ fn rows(connection: &Connection, sql: &str, found: &mut Vec<String>, room: usize
     {
         found.push(row.get(0)?);
     }
+    Ok(())
+}
+
+/// Finds what is not as the migrations make it: an index that is gone makes slow, or lets in what it should keep out.
+fn tables_and_indexes(connection: &Connection, found: &mut Vec<String>, room: usize) -> rusqlite::Result<()> {
+    let listed = |connection: &Connection| {
+        let mut statement = connection.prepare(SCHEMA)?;
+        let rows = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect::<rusqlite::Result<BTreeMap<String, String>>>()
+    };
+    let (wanted, mut there) = (listed(&schema::in_memory()?)?, listed(connection)?);
+    for (name, wanted) in wanted {
+        match there.remove(&name) {
+            Some(there) if there == wanted => {}
+            Some(_) => found.push(format!("the {name} is not as it should be")),
+            None => found.push(format!("the {name} is not there")),
+        }
+    }
+    found.extend(there.into_keys().map(|name| format!("the {name} is not the store's")));
+    found.truncate(room);
     Ok(())
 }
 

@@ -112,6 +112,17 @@ pub(super) fn open_aside(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     set_up(&connection, -16_384)?;
+    // It may sort more than should lie in memory.
+    connection.execute_batch("pragma temp_store = file")?;
+    Ok(connection)
+}
+
+/// An empty database with all tables and indexes, for comparison.
+pub(super) fn in_memory() -> rusqlite::Result<Connection> {
+    let connection = Connection::open_in_memory()?;
+    for sql in MIGRATIONS {
+        connection.execute_batch(sql)?;
+    }
     Ok(connection)
 }
 

@@ -5,6 +5,7 @@ use proto::v1;
 use proto::v1::admin_service_client::AdminServiceClient;
 use proto::v1::integrity_check_response::{Body, Finished};
 use rusqlite::Connection;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
@@ -205,13 +206,22 @@ async fn a_check_finds_what_queues_have_lost() {
     )
     .await;
     check_finds(
-        "update message set ordering_key = 'k' where id in (2, 3)",
-        &["2 messages of the ordering key 'k' in the queue 1 are not blocked"],
+        "drop index message_unblocked; update message set ordering_key = 'k' where id in (2, 3)",
+        &[
+            "the index message_unblocked is not there",
+            "2 messages of the ordering key 'k' in the queue 1 are not blocked",
+        ],
     )
     .await;
     check_finds(
         "update message set ordering_key = 'k', state = 5 where id = 2; update queue set ready = 1, blocked = 1",
-        &["0 messages of the ordering key 'k'"],
+        &["the message 2 is blocked behind nothing"],
+    )
+    .await;
+    check_finds(
+        "update message set ordering_key = 'k', state = 5 where id = 2; \
+         update message set ordering_key = 'k' where id = 3; update queue set ready = 1, blocked = 1",
+        &["the message 2 is blocked, and a later one of its ordering key is not"],
     )
     .await;
     check_finds(
@@ -225,7 +235,7 @@ async fn a_check_finds_what_queues_have_lost() {
     )
     .await;
     check_finds(
-        "insert into dedup values (8, 'd', 1, 0)",
+        "insert into dedup values (8, 'd', 1, 4000000000000)",
         &["'d' belongs to the queue 8"],
     )
     .await;
@@ -236,14 +246,20 @@ async fn a_check_finds_what_the_engine_sees_and_tells_so_much_and_no_more() {
     // An index that has lost a row.
     check_finds(
         "pragma writable_schema = on; \
-         update sqlite_schema set sql = 'create index message_ready on message (queue_id, id) where state = 4' \
-         where name = 'message_ready'; pragma writable_schema = reset; \
-         update message set state = 2 where state = 2; reindex message_ready; pragma writable_schema = on; \
-         update sqlite_schema set sql = 'create index message_ready on message (queue_id, id) where state = 2' \
-         where name = 'message_ready'; pragma writable_schema = reset",
+         update sqlite_schema set sql = replace(sql, '= 1', '= 9') where name = 'message_delayed'; \
+         pragma writable_schema = reset; reindex message_delayed; pragma writable_schema = on; \
+         update sqlite_schema set sql = replace(sql, '= 9', '= 1') where name = 'message_delayed'; \
+         pragma writable_schema = reset",
+        &["row 4 missing from index message_delayed"],
+    )
+    .await;
+    check_finds(
+        "drop index message_delayed; create index message_delayed on message (id); \
+         drop index entry_expiry; create table lost_and_found (a)",
         &[
-            "row 2 missing from index message_ready",
-            "row 3 missing from index message_ready",
+            "the index message_delayed is not as it should be",
+            "the index entry_expiry is not there",
+            "the table lost_and_found is not the store's",
         ],
     )
     .await;
@@ -319,8 +335,18 @@ async fn figures_are_those_of_the_file_and_the_writer() {
         ..Default::default()
     };
     let watch = service.kv.watch(watch).await.expect("it begins");
-    assert_eq!(stats(&mut service).await.watches, 1);
-    drop(watch);
+    let open = v1::consume_request::Open {
+        queue: "q".to_owned(),
+        ..Default::default()
+    };
+    let open = v1::ConsumeRequest {
+        body: Some(v1::consume_request::Body::Open(open)),
+    };
+    let requests = tokio_stream::once(open).chain(tokio_stream::pending());
+    let consumer = service.queue.consume(requests).await.expect("it begins");
+    let open = stats(&mut service).await;
+    assert_eq!((open.watches, open.consumers), (1, 1));
+    drop((watch, consumer));
     let file = std::fs::metadata(service.path()).expect("it is there").len();
     assert_eq!(stats(&mut service).await.file_bytes, file);
     service.stop().await;

@@ -80,7 +80,7 @@ fn overwrite(path: &Path, at: usize, length: usize) {
 async fn a_page_overwritten_is_found_at_the_start_after_an_unclean_end() {
     let (_folder, path) = closed().await;
     let good = fs::read(&path).expect("it reads");
-    for table in ["entry", "value", "message_ready"] {
+    for table in ["entry", "value", "message_state"] {
         overwrite(&path, root_of(&path, table), PAGE_BYTES);
         mark_as_not_closed(&path);
         found_damaged(&path);

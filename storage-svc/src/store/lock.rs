@@ -54,8 +54,8 @@ impl Lock {
             LastClose::Unclean
         };
         file.write_all(OPEN)
-            // A power cut must not take the mark and leave what came after it. The folder is not synced: a file that
-            // was lost with its name is a new one's, and the database with it.
+            // A power cut must not take the mark and leave what came after it. The folder is synced by the engine, when
+            // it has made its log there.
             .and_then(|()| file.sync_all())
             .map_err(unusable)?;
         Ok(Self { file, last_close })

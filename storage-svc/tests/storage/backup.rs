@@ -177,6 +177,8 @@ async fn a_backup_under_load_is_the_store_as_of_its_revision() {
         })
         .await;
         copies.push(back_up(&mut service.admin).await.expect("there is room"));
+        // Between two commits everything is in order, whatever is under way.
+        assert_in_order(&mut service.admin).await;
     }
     stop.store(true, Ordering::SeqCst);
     while let Some(ended) = within(load.join_next()).await {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use proto::client::{Connection, StorageClient};
 use runtime::secret::Secret;
 
@@ -17,13 +18,13 @@ pub struct StorageArgs {
     #[arg(long, env = "STORAGE_TOKEN", hide_env_values = true)]
     pub storage_token: Option<Secret>,
     /// File with the certificates that sign the storage service's, PEM. Unset: whom this machine trusts.
-    #[arg(long, env = "STORAGE_TLS_CA")]
+    #[arg(long, env = "STORAGE_TLS_CA", value_parser = path())]
     pub storage_tls_ca: Option<PathBuf>,
     /// File with the certificate chain that is shown to the storage service, PEM.
-    #[arg(long, env = "STORAGE_TLS_CLIENT_CERT")]
+    #[arg(long, env = "STORAGE_TLS_CLIENT_CERT", value_parser = path())]
     pub storage_tls_client_cert: Option<PathBuf>,
     /// File with the private key of that certificate, PEM.
-    #[arg(long, env = "STORAGE_TLS_CLIENT_KEY")]
+    #[arg(long, env = "STORAGE_TLS_CLIENT_KEY", value_parser = path())]
     pub storage_tls_client_key: Option<PathBuf>,
 }
 
@@ -47,6 +48,11 @@ impl StorageArgs {
         };
         Ok(StorageClient::connect_lazy(&connection)?)
     }
+}
+
+/// Takes an empty path too: a variable that is there but not set.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// A file that is set; a variable that is there but empty sets none.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use runtime::secret::{Secret, Secrets};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
@@ -34,13 +35,13 @@ pub struct ListenArgs {
     #[arg(long, env = "STORAGE_ADMIN_TOKEN", hide_env_values = true)]
     pub storage_admin_token: Option<Secret>,
     /// File with the certificate chain of the gRPC port, PEM; with it the port speaks TLS only.
-    #[arg(long, env = "STORAGE_TLS_CERT")]
+    #[arg(long, env = "STORAGE_TLS_CERT", value_parser = path())]
     pub storage_tls_cert: Option<PathBuf>,
     /// File with the private key of that certificate, PEM.
-    #[arg(long, env = "STORAGE_TLS_KEY")]
+    #[arg(long, env = "STORAGE_TLS_KEY", value_parser = path())]
     pub storage_tls_key: Option<PathBuf>,
     /// File with the certificates that sign those of clients, PEM; with it every client must show one.
-    #[arg(long, env = "STORAGE_TLS_CLIENT_CA")]
+    #[arg(long, env = "STORAGE_TLS_CLIENT_CA", value_parser = path())]
     pub storage_tls_client_ca: Option<PathBuf>,
 }
 
@@ -76,6 +77,11 @@ impl ListenArgs {
     fn lets_everybody_in(&self, access: &Access) -> bool {
         access.token.is_none() && set(self.storage_tls_client_ca.as_deref()).is_none()
     }
+}
+
+/// Takes an empty path too: a variable that is there but not set.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// A path that is set; a variable that is there but empty sets none.

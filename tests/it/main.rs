@@ -15,6 +15,7 @@ mod playlists;
 mod protocol;
 mod recovery;
 mod refusals;
+mod secured;
 mod slugs;
 mod startup;
 mod support;

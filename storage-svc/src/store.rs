@@ -31,6 +31,7 @@ mod watches;
 mod window;
 mod writer;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicI64;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -397,8 +398,23 @@ fn prepare_path(path: &Path) -> Result<PathBuf, OpenError> {
             path: folder.to_owned(),
             source,
         })?;
+        if !path.exists() {
+            sync_way_to(folder);
+        }
     }
     Ok(path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+}
+
+/// A folder that was just made is an entry of the one above it: until that is synced, a power cut takes the folder away,
+/// and all that was answered since. The engine does the same for its files, and goes on like this where it cannot.
+fn sync_way_to(folder: &Path) {
+    let here = Path::new(".");
+    for above in folder.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { here } else { above };
+        if let Err(error) = File::open(above).and_then(|above| above.sync_all()) {
+            tracing::debug!(%error, folder = %above.display(), "a folder could not be synced");
+        }
+    }
 }
 
 /// Permits of the room for waiting commits: one a KiB, at least one.

@@ -26,7 +26,7 @@ async fn the_service_says_what_it_is() {
     let first = first.expect("it answers").into_inner();
     assert_eq!(
         (first.backend.as_str(), first.schema_version, first.store_revision),
-        ("sqlite", 2, 1)
+        ("sqlite", 5, 1)
     );
     assert_eq!(first.limits["key_bytes"], 512);
     assert_eq!(first.limits["receive_wait_seconds"], 30);

@@ -51,7 +51,14 @@ impl Service {
 
     /// Over a folder that may hold a store.
     pub(crate) async fn start_in(folder: TempDir, clock: Clock) -> Self {
-        let store = Store::open(&store_args(folder.path()), clock.clone()).expect("the store opens");
+        Self::start_with(folder, clock, |_| {}).await
+    }
+
+    /// The same, with other settings than the default ones.
+    pub(crate) async fn start_with(folder: TempDir, clock: Clock, set: impl FnOnce(&mut StoreArgs)) -> Self {
+        let mut args = store_args(folder.path());
+        set(&mut args);
+        let store = Store::open(&args, clock.clone()).expect("the store opens");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let shutdown = CancellationToken::new();

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use proto::limits::COMMIT_MUTATIONS_MAX;
 use rusqlite::{Connection, Row};
 
 use super::collect::Left;
@@ -15,6 +16,10 @@ use crate::model::{Event, HistoryStats};
 
 /// Bits of a change's id that number it within its revision: more than a commit can change keys.
 const NUMBER_BITS: u32 = 15;
+const _: () = assert!(
+    COMMIT_MUTATIONS_MAX < 1 << NUMBER_BITS,
+    "a commit's changes can be numbered"
+);
 /// Counted for a change beside its key, value and metadata, in bytes: about what its row takes.
 const ROW_BYTES: usize = 64;
 /// What one step of trimming takes away, in changes, beside twice what the batch added: so that it gains on every

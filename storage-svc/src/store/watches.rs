@@ -47,7 +47,7 @@ impl Watches {
     pub(super) async fn begin(
         &self,
         watch: Watch,
-        mut revision: watch::Receiver<u64>,
+        revision: watch::Receiver<u64>,
         deadline: Deadline,
         stop: Stop,
     ) -> Result<Flow<Told>, StoreError> {
@@ -69,7 +69,6 @@ impl Watches {
                 store_revision: facts.revision,
             });
         }
-        revision.mark_unchanged();
         let (source, flow) = flow();
         let teller = Teller {
             readers: self.readers.clone(),

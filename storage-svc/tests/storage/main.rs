@@ -26,3 +26,6 @@ mod support;
 mod tls;
 mod unix_socket;
 mod watch;
+mod watch_history;
+mod watch_random;
+mod watching;

@@ -1,6 +1,6 @@
 //! KvService.ScanStream: a whole scan from one snapshot.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::limits::SCAN_STREAMS_MAX;
 use proto::v1;
@@ -10,7 +10,7 @@ use storage_svc::StoreArgs;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::support::{START_MS, Service, put, refused, seconds, within};
+use crate::support::{START_MS, Service, eventually, put, refused, seconds, within};
 
 /// Enough that a stream of them does not fit on its way.
 const KEYS: usize = 4_000;
@@ -96,14 +96,6 @@ async fn fill(service: &mut Service) {
         ..Default::default()
     };
     service.kv.commit(request).await.expect("it commits");
-}
-
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A service on a port of its own over a folder of its own.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::v1;
 use proto::v1::admin_service_client::AdminServiceClient;
@@ -196,6 +196,15 @@ pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work)
         .await
         .expect("it ends in time")
+}
+
+/// Waits for a state.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Asserts that a call was refused because of one field.

@@ -1,5 +1,7 @@
 //! The service's own binary: how it starts, how it stops, and what is left when it is stopped the hard way.
 
+mod grpcurl;
+#[path = "../process/mod.rs"]
 mod process;
 
 use std::collections::{BTreeMap, BTreeSet};

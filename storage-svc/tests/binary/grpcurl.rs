@@ -11,9 +11,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use serde_json::Value;
 
-mod process;
-
-use process::{Service, spawn};
+use crate::process::{Service, spawn};
 
 /// Commands, and what they must print.
 #[derive(Debug)]

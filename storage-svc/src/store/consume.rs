@@ -104,11 +104,11 @@ impl Store {
             let mut lately = Lately::default();
             let field = || "open.queue".to_owned();
             let queue = queue::resolve(connection, moment.now_ms, &name, field, &mut lately)?;
-            Ok((queue.settings.lease_ms, lately.finish(connection)?))
+            Ok(((queue.id, queue.settings.lease_ms), lately.finish(connection)?))
         };
-        let usual_ms = self.write(None, resolve).await?;
+        let (queue_id, usual_ms) = self.write(None, resolve).await?;
         Ok(Consumer {
-            window: Arc::new(Window::new(&consume)),
+            window: Arc::new(Window::new(queue_id, &consume)),
             store: self.clone(),
             lease_ms: consume.lease_ms.unwrap_or(usual_ms),
             queue: consume.queue,

@@ -19,6 +19,8 @@ const DELIVERIES_BYTES: usize = 1024 * 1024;
 /// The messages that are out through one stream.
 #[derive(Debug)]
 pub(super) struct Window {
+    /// Of the queue as it was opened: if that is deleted, another of its name is another.
+    queue_id: i64,
     messages_max: usize,
     bytes_max: usize,
     lease_ms: Option<i64>,
@@ -51,14 +53,19 @@ pub(super) struct Rest {
 }
 
 impl Window {
-    pub(super) fn new(consume: &Consume) -> Self {
+    pub(super) fn new(queue_id: i64, consume: &Consume) -> Self {
         Self {
+            queue_id,
             messages_max: consume.messages_max,
             bytes_max: consume.bytes_max,
             lease_ms: consume.lease_ms,
             out: Mutex::default(),
             released: Notify::new(),
         }
+    }
+
+    pub(super) fn queue_id(&self) -> i64 {
+        self.queue_id
     }
 
     /// As much as there is room for now.

@@ -614,18 +614,20 @@ fn run(
         }
         Job::Write(Write(write)) => answers.push(Pending::Write(write(batch))),
         Job::Claim(claim) => {
-            let queue = in_time(claim.deadline).and_then(|()| {
-                batch.attempt(|connection, moment| {
+            let known = claim.window().map(|window| window.queue_id());
+            let queue_id = in_time(claim.deadline).and_then(|()| match known {
+                Some(queue_id) => Ok(queue_id),
+                None => batch.attempt(|connection, moment| {
                     let mut lately = Lately::default();
                     let field = || "queue".to_owned();
                     let queue = queue::resolve(connection, moment.now_ms, &claim.queue, field, &mut lately)?;
-                    Ok((queue, lately.finish(connection)?))
-                })
+                    Ok((queue.id, lately.finish(connection)?))
+                }),
             });
-            match queue {
-                Ok(queue) => {
-                    lines.join(queue.id, number, claim);
-                    asked.insert(queue.id);
+            match queue_id {
+                Ok(queue_id) => {
+                    lines.join(queue_id, number, claim);
+                    asked.insert(queue_id);
                 }
                 Err(error) => answers.push(Pending::Claim(claim, Err(error))),
             }

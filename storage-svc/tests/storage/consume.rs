@@ -748,3 +748,27 @@ async fn silence_is_broken_and_a_client_that_takes_nothing_is_cut_off() {
     );
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_stream_ends_with_its_queue_whether_it_waits_or_is_full() {
+    let mut service = Service::start().await;
+    fill(&mut service, 1).await;
+    let mut full = Stream::open(&mut service, window(1)).await;
+    full.take(1).await;
+    let mut waits = Stream::open(&mut service, window(1)).await;
+    let delete = v1::DeleteQueueRequest {
+        name: "q".to_owned(),
+        force: true,
+    };
+    service.queue.delete_queue(delete).await.expect("it is deleted");
+    for stream in [&mut full, &mut waits] {
+        assert_eq!(
+            stream.end().await.expect_err("the queue is gone").code(),
+            Code::NotFound
+        );
+    }
+    let request = v1::GetQueueStatsRequest { queue: "q".to_owned() };
+    let stats = service.queue.get_queue_stats(request).await;
+    assert_eq!(stats.expect_err("nobody made it again").code(), Code::NotFound);
+    service.stop().await;
+}

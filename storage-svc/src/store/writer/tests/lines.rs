@@ -123,12 +123,15 @@ fn many_leases_are_given_back_in_steps_and_all_before_the_file_is_closed() {
     for _ in 0..count.div_ceil(100) {
         enqueue(&mut bench, 100);
     }
-    let window = Arc::new(Window::new(&Consume {
-        queue: queue_name(),
-        messages_max: count,
-        bytes_max: usize::MAX,
-        lease_ms: None,
-    }));
+    let window = Arc::new(Window::new(
+        1,
+        &Consume {
+            queue: queue_name(),
+            messages_max: count,
+            bytes_max: usize::MAX,
+            lease_ms: None,
+        },
+    ));
     let mut leases: Vec<Lease> = Vec::new();
     while leases.len() < count {
         let (answer, mut answered) = oneshot::channel();

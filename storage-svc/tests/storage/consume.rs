@@ -211,6 +211,7 @@ async fn the_window_is_never_exceeded_and_is_refilled_whoever_settles() {
         "the oldest that is ready is the one that was put back"
     );
     figures(&mut service, [26, 4, 5, 1]).await;
+    drop(stream);
     service.stop().await;
 }
 
@@ -304,6 +305,7 @@ async fn the_window_counts_bytes_and_one_message_always_fits() {
     stream.settle(&[&large[0].receipt], ack()).await;
     assert_eq!(stream.settled().await, [Settled::Ok]);
     assert_eq!(stream.take(1).await.len(), 1);
+    drop(stream);
     service.stop().await;
 }
 
@@ -323,6 +325,7 @@ async fn what_was_sent_goes_back_at_once_when_the_stream_breaks() {
         let message = content(&delivery);
         assert_eq!((message.attempt, message.last_error.as_str()), (2, "the stream ended"));
     }
+    drop(stream);
     service.stop().await;
 }
 
@@ -473,7 +476,7 @@ async fn a_service_that_stops_takes_settlements_and_gives_the_rest_back() {
 }
 
 #[tokio::test]
-async fn streams_and_receivers_stand_in_one_line() {
+async fn streams_are_served_in_turn() {
     let mut service = Service::start().await;
     let mut first = Stream::open(&mut service, window(1)).await;
     let mut second = Stream::open(&mut service, window(1)).await;
@@ -525,6 +528,7 @@ async fn streams_and_receivers_stand_in_one_line() {
         counts.insert(name, stream.take(10).await.len());
     }
     assert!(counts.values().all(|count| *count == 10), "{counts:?}");
+    drop(streams);
     service.stop().await;
 }
 

@@ -43,7 +43,7 @@ pub struct StoreArgs {
     /// What an answered write survives.
     #[arg(long, env = "STORAGE_SYNC", value_enum, default_value_t = Sync::Full)]
     pub storage_sync: Sync,
-    /// How long watches can go back, in seconds, 0 to 2,592,000 (30 days).
+    /// How long watches can go back, in seconds, 0 to 2,592,000 (30 days); 0 keeps what is needed to watch from now on.
     #[arg(long, env = "STORAGE_HISTORY_SECONDS", default_value_t = HISTORY_SECONDS, value_parser = clap::value_parser!(u32).range(0..=2_592_000))]
     pub storage_history_seconds: u32,
     /// How much changed content watches can go back over, in bytes, whatever its age.

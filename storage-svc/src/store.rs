@@ -133,7 +133,8 @@ impl Store {
             tally: Arc::default(),
         };
         let span = Span {
-            kept_ms: i64::from(args.storage_history_seconds) * 1_000,
+            // A second at least: a watch that is up to date must find what has just been committed.
+            kept_ms: i64::from(args.storage_history_seconds.max(1)) * 1_000,
             bytes_max: i64::try_from(args.storage_history_bytes).unwrap_or(i64::MAX),
         };
         let (jobs, waiting) = sync_channel(WRITES_WAITING_MAX);

@@ -1,12 +1,12 @@
 //! KvService.Watch: history that is forgotten, clients that fall behind it, and what is left in the file.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::clock::Clock;
 use storage_svc::StoreArgs;
 use tonic::Code;
 
-use crate::support::{START_MS, Service, eventually};
+use crate::support::{START_MS, Service, eventually, put, within};
 use crate::watching::{Watching, all, deletion, metadata, oldest, reason, rows};
 
 #[tokio::test]
@@ -90,6 +90,46 @@ async fn history_is_bounded_by_its_size_and_leaves_nothing_behind() {
     assert_eq!((rows(&service, "change"), rows(&service, "value")), (0, 0));
     let stats = service.store().history(None).await.expect("it reads");
     assert_eq!((stats.changes, stats.bytes), (0, 0));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn without_history_a_watch_still_follows() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let none = |args: &mut StoreArgs| args.storage_history_seconds = 0;
+    let mut service = Service::start_with(folder, Clock::manual(START_MS), none).await;
+    let mut watching = Watching::begin(&mut service.kv, all(None)).await.expect("it begins");
+    // For longer than the writer goes without looking what can be forgotten.
+    let end = Instant::now() + Duration::from_millis(1_500);
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let mut kv = service.kv.clone();
+            tokio::spawn(async move {
+                let mut last = 0;
+                while Instant::now() < end {
+                    last = kv
+                        .put(put("k", "1"))
+                        .await
+                        .expect("it is written")
+                        .into_inner()
+                        .revision;
+                }
+                last
+            })
+        })
+        .collect();
+    let mut last = 0;
+    for writer in writers {
+        let written = within(writer).await.expect("it writes");
+        while last < written {
+            last += 1;
+            assert_eq!(watching.batch().await.revision, last);
+        }
+    }
+    service.clock.advance_ms(1_000);
+    eventually("it is forgotten", async || oldest(&mut service).await == last).await;
+    service.put("k", "1").await;
+    assert_eq!(watching.batch().await.revision, last + 1);
     service.stop().await;
 }
 

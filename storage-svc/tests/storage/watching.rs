@@ -91,26 +91,34 @@ impl Watching {
         }
     }
 
+    /// The next batch, whatever marks come before it.
     pub(crate) async fn batch(&mut self) -> Batch {
-        loop {
-            match self.next().await.expect("the watch goes on") {
-                Body::Batch(batch) => return batch,
-                Body::Progress(_) => {}
-                Body::Head(head) => panic!("a second head: {head:?}"),
+        let batch = async {
+            loop {
+                match self.next().await.expect("the watch goes on") {
+                    Body::Batch(batch) => return batch,
+                    Body::Progress(_) => {}
+                    Body::Head(head) => panic!("a second head: {head:?}"),
+                }
             }
-        }
+        };
+        within(batch).await
     }
 
     /// Reads on until it ends; the revisions of the whole batches on the way.
     pub(crate) async fn until_end(&mut self) -> (Vec<u64>, Status) {
         let mut revisions = Vec::new();
-        loop {
-            match self.next().await {
-                Ok(Body::Batch(batch)) if !batch.more => revisions.push(batch.revision),
-                Ok(_) => {}
-                Err(status) => return (revisions, status),
+        let end = async {
+            loop {
+                match self.next().await {
+                    Ok(Body::Batch(batch)) if !batch.more => revisions.push(batch.revision),
+                    Ok(_) => {}
+                    Err(status) => return status,
+                }
             }
-        }
+        };
+        let status = within(end).await;
+        (revisions, status)
     }
 }
 

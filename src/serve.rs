@@ -32,6 +32,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     listen: storage_svc::ListenArgs,
     #[command(flatten)]
+    metrics: runtime::metrics::Args,
+    #[command(flatten)]
     telemetry: runtime::telemetry::Args,
 }
 
@@ -47,6 +49,7 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         None | Some("") => None,
         Some(address) => Some(storage_svc::bind(address, &args.listen).await?),
     };
+    let metrics_listener = args.metrics.bind().await?;
     let store = Store::open(&args.store, clock.clone())?;
     let folder = match args.store.sqlite_db_path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -68,6 +71,18 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         println!("storage-svc ready on {}", listener.address());
         let serving = storage_svc::serve(listener, store.clone(), shutdown.clone());
         services.spawn(async { serving.await.context("the storage service stopped") });
+    }
+    if let Some(listener) = metrics_listener {
+        let asked = store.clone();
+        let figures = move || {
+            let store = asked.clone();
+            async move { store.figures().await }
+        };
+        let serving = runtime::metrics::serve(listener, figures, shutdown.clone());
+        services.spawn(async {
+            serving.await;
+            Ok(())
+        });
     }
     let applying = consumer::run(documents, args.consumer.into(), clock, shutdown.clone());
     services.spawn(async {

@@ -29,6 +29,9 @@ pub struct Args {
     /// Who may come in.
     #[command(flatten)]
     pub listen: ListenArgs,
+    /// Where it tells its figures.
+    #[command(flatten)]
+    pub metrics: runtime::metrics::Args,
     /// How it logs.
     #[command(flatten)]
     pub telemetry: runtime::telemetry::Args,

@@ -348,7 +348,11 @@ impl From<Refusal> for Status {
 /// The same refusal with details: what the server itself refuses, such as a method that is not there, has none.
 pub(crate) fn with_details(status: &Status) -> Status {
     let code = status.code();
-    // INVALID_ARGUMENT, as the protocol's documents spell it.
+    Status::with_error_details(code, status.message(), error_info(code_name(code), &[]))
+}
+
+/// A code as the protocol's documents spell it: INVALID_ARGUMENT.
+pub(crate) fn code_name(code: Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {
         if letter.is_ascii_uppercase() && !name.is_empty() {
@@ -356,7 +360,7 @@ pub(crate) fn with_details(status: &Status) -> Status {
         }
         name.push(letter.to_ascii_uppercase());
     }
-    Status::with_error_details(code, status.message(), error_info(name, &[]))
+    name
 }
 
 /// Why a database could not be opened.

@@ -6,6 +6,7 @@
 mod config;
 mod error;
 mod listen;
+mod metrics;
 pub mod model;
 mod receipt;
 mod rpc;

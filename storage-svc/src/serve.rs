@@ -52,7 +52,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[must_use]
 pub fn routes(store: &Store) -> Routes {
     let draining = CancellationToken::new();
-    Door::new(Access::default(), draining.clone()).guard(rpc::routes(store, draining))
+    Door::new(Access::default(), store.metrics().clone(), draining.clone()).guard(rpc::routes(store, draining))
 }
 
 /// Serves until `shutdown`, then finishes what is under way, within bounds. Fails if the store ends first. Does not
@@ -62,7 +62,7 @@ pub async fn serve(listener: impl Into<Listener>, store: Store, shutdown: Cancel
     let (health, health_service) = tonic_health::server::health_reporter();
     let health_service = health_service.max_decoding_message_size(PROBE_BYTES_MAX);
     report(&health, ServingStatus::Serving).await;
-    let door = Door::new(listener.access.clone(), shutdown.clone());
+    let door = Door::new(listener.access.clone(), store.metrics().clone(), shutdown.clone());
     let routes = rpc::routes(&store, shutdown.clone())
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)

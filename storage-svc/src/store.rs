@@ -65,6 +65,7 @@ use self::watches::Watches;
 use self::writer::{Answer, Job, Shared, Write, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
+use crate::metrics::Metrics;
 use crate::model::{
     Commit, Deadline, Delivery, Entry, HistoryStats, KeyName, Outcome, Receive, Scan, ScanPage, Settled, Settlement,
     Snapshot, StoreInfo, Told, Watch, With,
@@ -92,6 +93,7 @@ struct Inner {
     watches: Watches,
     snapshots: Snapshots,
     errands: Errands,
+    metrics: Metrics,
     shared: Shared,
     path: PathBuf,
     opened: Instant,
@@ -153,6 +155,7 @@ impl Store {
             places: Places::new(),
             readers,
             errands: Errands::new(&path),
+            metrics: Metrics::new(shared.tally.group_sizes()),
             shared,
             path,
             opened: Instant::now(),
@@ -349,6 +352,11 @@ impl Store {
             history_seconds: self.0.history_seconds,
             history_bytes: self.0.history_bytes,
         })
+    }
+
+    /// What is counted of its calls.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// Writes and reads this store's receipts and page tokens.

@@ -27,9 +27,11 @@ pub(super) enum Repeat {
 impl Repeat {
     /// Whether the call may be made again, and no sooner than when.
     fn allows(self, status: &Status) -> Option<Duration> {
-        // Where the service asks for another attempt it has done nothing.
         if let Some(retry) = status.get_details_retry_info() {
-            return Some(retry.retry_delay.unwrap_or_default());
+            // A call that is shed has not been begun. With any other code there may be more to it.
+            let is_shed = status.code() == Code::ResourceExhausted;
+            let again = self == Self::Harmless || is_shed;
+            return again.then(|| retry.retry_delay.unwrap_or_default());
         }
         // What the service itself says has details. Without, these are what a connection that is lost looks like.
         let is_broken = status.details().is_empty()
@@ -87,6 +89,11 @@ mod tests {
         Status::with_error_details(Code::ResourceExhausted, "shed", details)
     }
 
+    fn closing() -> Status {
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(1)));
+        Status::with_error_details(Code::Unavailable, "closing", details)
+    }
+
     fn refused(code: Code) -> Status {
         Status::with_error_details(code, "no", ErrorDetails::with_error_info("NO", "here", []))
     }
@@ -115,6 +122,8 @@ mod tests {
             (IfRefused, broken, 1),
             (Harmless, shed(1), ATTEMPTS_MAX),
             (IfRefused, shed(1), ATTEMPTS_MAX),
+            (Harmless, closing(), ATTEMPTS_MAX),
+            (IfRefused, closing(), 1),
             (Harmless, refused(Code::InvalidArgument), 1),
             (Harmless, refused(Code::Internal), 1),
             (Harmless, refused(Code::ResourceExhausted), 1),

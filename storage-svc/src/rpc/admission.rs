@@ -17,12 +17,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
+use proto::trace::{self, TRACEPARENT, TraceParent};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 pub(crate) use self::access::Access;
 use self::arriving::Arriving;
@@ -34,6 +36,7 @@ pub(crate) use self::places::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX};
 use self::record::Record;
 use super::status;
 use crate::error::{Refusal, StoreError};
+use crate::metrics::Metrics;
 use crate::model::Deadline;
 
 /// No call that is a question and its answer takes longer, whatever its deadline.
@@ -48,21 +51,23 @@ struct Inner {
     methods: Methods,
     access: Access,
     places: Places,
+    metrics: Metrics,
     draining: CancellationToken,
     cut: CancellationToken,
 }
 
 impl Door {
     /// A door for those whom `access` lets in, which begins to close when `draining` is cancelled.
-    pub(crate) fn new(access: Access, draining: CancellationToken) -> Self {
-        Self::with(access, Places::new(), draining)
+    pub(crate) fn new(access: Access, metrics: Metrics, draining: CancellationToken) -> Self {
+        Self::with(access, Places::new(), metrics, draining)
     }
 
-    fn with(access: Access, places: Places, draining: CancellationToken) -> Self {
+    fn with(access: Access, places: Places, metrics: Metrics, draining: CancellationToken) -> Self {
         Self(Arc::new(Inner {
             methods: Methods::of_all_services(),
             access,
             places,
+            metrics,
             draining,
             cut: CancellationToken::new(),
         }))
@@ -168,7 +173,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = self.door.0.methods.of(request.uri().path());
-        let mut record = Record::new(Arc::clone(&method));
+        let traced = request.headers().get(TRACEPARENT);
+        let traced: Option<TraceParent> = traced.and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut record = Record::new(Arc::clone(&method), self.door.0.metrics.clone(), traced.as_ref());
         if let Err(refused) = self.door.admit(&method, request.headers(), &mut record) {
             record.ended(refused.code());
             return Box::pin(async { Ok(refused.into_http()) });
@@ -179,7 +186,8 @@ where
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(CallDeadline(deadline));
         }
-        let call = self.inner.call(request);
+        let call = self.inner.call(request).instrument(record.span());
+        let call = trace::within(traced, call);
         Box::pin(async move {
             let mut answer = tokio::select! {
                 answer = call => answer?,

@@ -2,9 +2,15 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::metrics::group_sizes;
+
 /// Counts; shared by the writer and the handles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
+    /// Requests that shared one commit.
+    group_sizes: Histogram,
     commits: AtomicU64,
     requests: AtomicU64,
     waiting: AtomicU64,
@@ -21,7 +27,23 @@ pub(super) struct Counts {
     pub(super) waiting: u64,
 }
 
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            group_sizes: group_sizes(),
+            commits: AtomicU64::default(),
+            requests: AtomicU64::default(),
+            waiting: AtomicU64::default(),
+        }
+    }
+}
+
 impl Tally {
+    /// The sizes that are counted, for whoever tells them.
+    pub(super) fn group_sizes(&self) -> Histogram {
+        self.group_sizes.clone()
+    }
+
     /// A request is on its way to the writer. Before it is sent, so that it is not taken earlier.
     pub(super) fn submitted(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -36,6 +58,11 @@ impl Tally {
 
     /// A transaction was committed.
     pub(super) fn committed(&self, requests: usize) {
+        if let Ok(size) = u32::try_from(requests)
+            && size > 0
+        {
+            self.group_sizes.observe(f64::from(size));
+        }
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(requests as u64, Ordering::Relaxed);
     }

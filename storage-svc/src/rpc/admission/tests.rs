@@ -36,6 +36,7 @@ impl Bench {
             door: Door::with(
                 Access::default(),
                 Places::of(calls, streams, arriving_bytes),
+                Metrics::new(crate::metrics::group_sizes()),
                 CancellationToken::new(),
             ),
             calls: calls_made,

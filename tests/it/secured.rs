@@ -12,6 +12,8 @@ use crate::support::{FeedClient, Launch, Mode, Process, playlist};
 const START_MAX: Duration = Duration::from_secs(20);
 const KEY: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
 
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
 /// Certificates in files.
 struct Certificates {
     ca: PathBuf,
@@ -90,7 +92,8 @@ async fn start(launch: &Launch, prefix: &str) -> (Process, String) {
     (process, ready)
 }
 
-async fn stop(mut process: Process) {
+/// Stops it. What it logged.
+async fn stop(mut process: Process) -> Vec<String> {
     process.terminate();
     let ended = process.ended(START_MAX).await;
     assert!(ended.status.success(), "{ended:?}");
@@ -98,6 +101,7 @@ async fn stop(mut process: Process) {
     for secret in ["old-token", "new-token", "admin-token", "a-secret"] {
         assert!(!said.contains(secret), "a secret is printed: {said}");
     }
+    ended.stderr
 }
 
 fn launch(binary: &'static str, folder: &Path) -> Launch {
@@ -126,6 +130,13 @@ async fn the_services_work_together_behind_certificates_and_tokens() {
         .await
         .expect(202);
     assert_eq!(client.operation_end(&accepted).await, "applied");
+    // The trace of whoever asks the gateway is known to the storage service.
+    let traced = client
+        .request(reqwest::Method::GET, "/api/v1/playlists")
+        .header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
+        .send()
+        .await;
+    assert!(traced.is_ok_and(|answer| answer.status().is_success()));
     stop(api).await;
 
     // Without the token, or without the certificate, nobody gets anywhere.
@@ -144,25 +155,38 @@ async fn the_services_work_together_behind_certificates_and_tokens() {
     let refused = certificates.client(&address, "wrong").server_info().await;
     assert!(matches!(refused, Err(ClientError::Unauthorized(_))), "{refused:?}");
     stop(consumer).await;
-    stop(storage).await;
+    let logged = stop(storage).await;
+    let call = |line: &&String| line.contains("KvService/Scan") && line.contains(TRACE) && line.contains("call ended");
+    assert!(
+        logged.iter().any(|line| call(&line)),
+        "no call of the trace: {logged:?}"
+    );
 }
 
 #[tokio::test]
 async fn the_one_process_guards_its_storage_port() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let certificates = Certificates::make(folder.path());
-    let whole = gateway(launch("dp1-feed", folder.path())).variable("STORAGE_LISTEN", "127.0.0.1:0");
+    let whole = gateway(launch("dp1-feed", folder.path()))
+        .variable("STORAGE_LISTEN", "127.0.0.1:0")
+        .variable("METRICS_LISTEN", "127.0.0.1:0");
     let (process, origin) = start(&certificates.guard(whole), "dp1-feed ready on ").await;
-    let line = process.stdout().into_iter().find_map(|line| {
-        let address = line.strip_prefix("storage-svc ready on ")?;
-        Some(address.to_owned())
-    });
-    let address = line.expect("the storage port is named");
+    let said = process.stdout();
+    let after = |prefix| {
+        said.iter()
+            .find_map(|line| line.strip_prefix(prefix))
+            .expect("it is said")
+    };
+    let address = after("storage-svc ready on ").to_owned();
     // In memory nobody is asked.
     FeedClient::new(&origin, "a-secret")
         .post("/api/v1/playlists", &playlist("First", 1), Mode::Sync)
         .await
         .expect(201);
+    let figures = reqwest::get(after("metrics on ")).await.expect("the port answers");
+    let figures = figures.text().await.expect("it is text");
+    let commits = r#"storage_calls_total{method="dp1.storage.v1.KvService/Commit",code="OK"} 1"#;
+    assert!(figures.contains(commits), "{figures}");
     for token in ["old-token", "new-token", "admin-token"] {
         let info = certificates.client(&address, token).server_info().await;
         info.expect("the token is good");

@@ -22,6 +22,7 @@ mod ordering;
 mod queue_settings;
 mod queues;
 mod restore;
+mod rewatch;
 mod scan_stream;
 mod serving;
 mod support;

@@ -184,6 +184,48 @@ async fn too_many_calls_are_shed_with_a_hint() {
 }
 
 #[tokio::test]
+async fn too_many_streams_are_shed_and_leave_calls_their_room() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+
+    let mut service = Service::start().await;
+    let limits = service.admin.get_server_info(v1::GetServerInfoRequest {}).await;
+    let most = limits.expect("it answers").into_inner().limits["streams_in_flight"];
+    let connect = async || {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", service.address));
+        let channel = endpoint.expect("it is an address").connect().await;
+        ServerReflectionClient::new(channel.expect("it connects"))
+    };
+    // None of these ever ends by itself.
+    let open = async |client: &mut ServerReflectionClient<_>| {
+        let (asking, requests) = tokio::sync::mpsc::channel::<ServerReflectionRequest>(1);
+        let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+        let answers = within(client.server_reflection_info(requests)).await;
+        answers.map(|answers| (asking, answers))
+    };
+    let (mut half, mut other_half, mut late) = (connect().await, connect().await, connect().await);
+    let mut streams = Vec::new();
+    for number in 0..most {
+        let client = if number % 2 == 0 { &mut half } else { &mut other_half };
+        streams.push(open(client).await.expect("there is room"));
+    }
+    let status = open(&mut late).await.expect_err("there is no room");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.get_details_retry_info().is_some());
+    service.put("a", "1").await;
+    streams.pop();
+    within(async {
+        while open(&mut late).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let began = Instant::now();
+    service.stop().await;
+    assert!(began.elapsed() < DRAIN_MAX, "what never ends is told to");
+}
+
+#[tokio::test]
 async fn an_idle_connection_does_not_hold_up_the_drain() {
     let service = Service::start().await;
     let mut mute = TcpStream::connect(&service.address).await.expect("it connects");

@@ -135,6 +135,37 @@ async fn every_example_prints_what_the_document_says() {
     assert!(service.terminate().await.success());
 }
 
+#[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which grpcurl to run is said by the environment of the test"
+)]
+async fn a_socket_with_a_token_is_reached_too() {
+    let Ok(grpcurl) = std::env::var("GRPCURL") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let socket = folder.path().join("storage.sock");
+    let mut binary = tokio::process::Command::new(env!("CARGO_BIN_EXE_storage-svc"));
+    binary.env("STORAGE_TOKEN", "hush");
+    let listen = format!("unix:{}", socket.display());
+    let service = Service::ready(spawn(binary, &listen, &folder.path().join("store.db"))).await;
+    let info = |authorization: &str| {
+        let output = Command::new(&grpcurl)
+            .args(["-plaintext", "-unix", "-authority", "localhost", "-H", authorization])
+            .arg(&socket)
+            .arg("dp1.storage.v1.AdminService/GetServerInfo")
+            .output();
+        output.expect("it runs")
+    };
+    let told = info("authorization: Bearer hush");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("storeId"), "{told:?}");
+    let refused = info("authorization: Bearer wrong");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("Unauthenticated") && !said.contains("hush"), "{said}");
+    assert!(service.terminate().await.success());
+}
+
 fn difference(example: &Example, output: &str) -> Option<String> {
     let holds = match &example.expected {
         Expected::Json(text) => {

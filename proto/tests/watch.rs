@@ -127,7 +127,7 @@ fn start(answers: Vec<Answer>) -> (Script, Watch) {
 async fn updates(watch: &mut Watch, count: usize) -> Vec<String> {
     let mut told = Vec::new();
     for _ in 0..count {
-        let update = tokio::time::timeout(Duration::from_secs(300), watch.next()).await;
+        let update = tokio::time::timeout(Duration::from_mins(5), watch.next()).await;
         told.push(match update.expect("something is told").expect("it is no error") {
             Update::Began {
                 after_revision,

@@ -32,7 +32,7 @@ fn guarded_methods() -> Vec<String> {
     for set in sets {
         for file in FileDescriptorSet::decode(set).expect("it decodes").file {
             for service in &file.service {
-                let names = service.method.iter().map(|method| method.name());
+                let names = service.method.iter().map(prost_types::MethodDescriptorProto::name);
                 methods.extend(names.map(|name| format!("/{}.{}/{name}", file.package(), service.name())));
             }
         }

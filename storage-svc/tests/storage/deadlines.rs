@@ -85,7 +85,7 @@ async fn a_watch_ends_at_its_deadline_and_not_before() {
     let status = loop {
         match within(watch.message()).await {
             Ok(Some(message)) => {
-                batches += usize::from(matches!(message.body, Some(v1::watch_response::Body::Batch(_))))
+                batches += usize::from(matches!(message.body, Some(v1::watch_response::Body::Batch(_))));
             }
             Ok(None) => panic!("it ends as if all were well"),
             Err(status) => break status,

@@ -49,7 +49,7 @@ impl<B> Arriving<B> {
             self.patience = None;
         }
         let held = self.places.hold(self.messages.held, &mut self.room);
-        Ok(held.map_err(|error: StoreError| Status::from(error))?)
+        held.map_err(Status::from)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::store::Flow;
 /// The stream of `flow`, each item made a message by `convert`.
 pub(super) fn stream<T, M>(flow: Flow<T>, convert: impl Fn(T) -> M + Send + Unpin + 'static) -> BoxStream<M>
 where
-    T: Send + 'static,
+    T: Send + Unpin + 'static,
     M: 'static,
 {
     Box::pin(Converted { flow, convert })
@@ -24,7 +24,7 @@ struct Converted<T, F> {
     convert: F,
 }
 
-impl<T, M, F: Fn(T) -> M + Unpin> Stream for Converted<T, F> {
+impl<T: Unpin, M, F: Fn(T) -> M + Unpin> Stream for Converted<T, F> {
     type Item = Result<M, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

@@ -1,8 +1,9 @@
-//! What the store tells bit by bit: one item at a time, handed over as the reader takes it, and at last how it ended.
+//! What the store tells bit by bit: some items at a time, handed over as the reader takes them, and at last how it ended.
 //! Nothing queues up for a reader that does not read: whoever tells waits, for as long as it bears with that.
 
 use std::task::{Context, Poll};
 use std::time::Instant;
+use std::vec;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,7 +12,9 @@ use crate::error::StoreError;
 /// The reader's end. Whoever drops it ends the telling.
 #[derive(Debug)]
 pub struct Flow<T> {
-    items: mpsc::Receiver<T>,
+    handed_over: mpsc::Receiver<Vec<T>>,
+    /// What is left of the last that were handed over.
+    items: vec::IntoIter<T>,
     /// None: it has been told.
     end: Option<oneshot::Receiver<Result<(), StoreError>>>,
 }
@@ -19,8 +22,14 @@ pub struct Flow<T> {
 impl<T> Flow<T> {
     /// The next item, or the error that ended it; then none.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, StoreError>>> {
-        if let Some(item) = std::task::ready!(self.items.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(item)));
+        loop {
+            if let Some(item) = self.items.next() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            match std::task::ready!(self.handed_over.poll_recv(context)) {
+                Some(items) => self.items = items.into_iter(),
+                None => break,
+            }
         }
         let Some(end) = &mut self.end else {
             return Poll::Ready(None);
@@ -35,11 +44,11 @@ impl<T> Flow<T> {
 /// The teller's end.
 #[derive(Debug)]
 pub(super) struct Source<T> {
-    items: mpsc::Sender<T>,
+    items: mpsc::Sender<Vec<T>>,
     end: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// Why an item was not handed over.
+/// Why nothing was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The reader is gone.
@@ -65,22 +74,24 @@ impl<E: Into<StoreError>> From<E> for End {
 
 /// Both ends.
 pub(super) fn flow<T>() -> (Source<T>, Flow<T>) {
-    let (items, taken) = mpsc::channel(1);
+    let (items, handed_over) = mpsc::channel(1);
     let (end, ended) = oneshot::channel();
     let flow = Flow {
-        items: taken,
+        handed_over,
+        items: Vec::new().into_iter(),
         end: Some(ended),
     };
     (Source { items, end }, flow)
 }
 
 impl<T> Source<T> {
-    /// Gives the next item once there is room for it, but not after `latest`.
-    pub(super) async fn hand_over(&self, item: T, latest: Instant) -> Result<(), Refusal> {
+    /// Gives the next items once there is room for them, but not after `latest`. Those that come together also leave
+    /// together, in few frames: a peer may take many small ones that it has no time for as an attack.
+    pub(super) async fn hand_over(&self, items: Vec<T>, latest: Instant) -> Result<(), Refusal> {
         tokio::select! {
             biased;
             () = tokio::time::sleep_until(latest.into()) => Err(Refusal::Late),
-            room = self.items.reserve() => room.map(|room| room.send(item)).map_err(|_| Refusal::Gone),
+            room = self.items.reserve() => room.map(|room| room.send(items)).map_err(|_| Refusal::Gone),
         }
     }
 

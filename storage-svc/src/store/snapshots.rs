@@ -122,7 +122,7 @@ impl Teller {
             biased;
             () = self.stop.stopped() => Err(StoreError::Closing.into()),
             () = self.closing.cancelled() => Err(StoreError::Closing.into()),
-            handed_over = self.source.hand_over(page, latest) => match handed_over {
+            handed_over = self.source.hand_over(vec![page], latest) => match handed_over {
                 Ok(()) => Ok(()),
                 Err(Refusal::Gone) => Err(End::Gone),
                 Err(Refusal::Late) => Err(StoreError::SnapshotTooOld.into()),

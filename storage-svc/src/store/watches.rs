@@ -106,7 +106,7 @@ struct Teller {
     told_at: Instant,
     /// A progress mark has been told.
     marked: bool,
-    /// How long the next message may wait for the reader.
+    /// How long the next messages may wait for the reader.
     patience: Duration,
     stall_max: Duration,
     progress_interval: Duration,
@@ -122,17 +122,20 @@ impl Teller {
     }
 
     async fn follow(&mut self, facts: history::Facts) -> Result<Infallible, End> {
-        self.tell(Told::Head {
+        let head = Told::Head {
             store_revision: facts.revision,
             oldest_revision: facts.history_revision,
-        })
-        .await?;
+        };
+        self.tell(vec![head], 0).await?;
         loop {
             let page = self.read().await?;
-            for batch in page.batches {
-                self.tell(Told::Changes(batch)).await?;
-            }
             self.cursor = page.cursor;
+            if !page.batches.is_empty() {
+                let entries = page.batches.iter().flat_map(|batch| &batch.events);
+                let bytes = entries.map(|(_, entry)| kv::entry_bytes(entry)).sum();
+                let told = page.batches.into_iter().map(Told::Changes).collect();
+                self.tell(told, bytes).await?;
+            }
             let is_due = if self.marked {
                 self.told_at.elapsed() >= self.progress_interval
             } else {
@@ -186,18 +189,10 @@ impl Teller {
 
     async fn mark(&mut self) -> Result<(), End> {
         self.marked = true;
-        self.tell(Told::Progress(self.cursor.complete)).await
+        self.tell(vec![Told::Progress(self.cursor.complete)], 0).await
     }
 
-    async fn tell(&mut self, told: Told) -> Result<(), End> {
-        let (revision, bytes) = match &told {
-            Told::Head { .. } => (None, 0),
-            Told::Changes(batch) => {
-                let bytes = batch.events.iter().map(|(_, entry)| kv::entry_bytes(entry)).sum();
-                ((!batch.more).then_some(batch.revision), bytes)
-            }
-            Told::Progress(revision) => (Some(*revision), 0),
-        };
+    async fn tell(&mut self, told: Vec<Told>, bytes: usize) -> Result<(), End> {
         let latest = Instant::now() + self.patience;
         let handed_over = tokio::select! {
             biased;
@@ -214,9 +209,9 @@ impl Teller {
                 .into());
             }
         }
-        self.told = revision.unwrap_or(self.told);
+        self.told = self.cursor.complete;
         self.told_at = Instant::now();
-        // The next one waits until this one is on its way, which takes longer if it is large.
+        // The next wait until these are on their way, which takes longer if they are large.
         let batches = u32::try_from(bytes / WATCH_BATCH_BYTES).unwrap_or(u32::MAX);
         self.patience = self.stall_max.saturating_mul(batches.saturating_add(1));
         Ok(())

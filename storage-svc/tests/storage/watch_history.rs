@@ -7,7 +7,7 @@ use storage_svc::StoreArgs;
 use tonic::Code;
 
 use crate::support::{START_MS, Service, eventually, put, within};
-use crate::watching::{Watching, all, deletion, metadata, oldest, reason, rows};
+use crate::watching::{Watching, all, deletion, metadata, oldest, reason, rows, told};
 
 #[tokio::test]
 async fn a_watch_that_falls_behind_its_age_is_told_and_misses_nothing_before() {
@@ -105,27 +105,33 @@ async fn without_history_a_watch_still_follows() {
         .map(|_| {
             let mut kv = service.kv.clone();
             tokio::spawn(async move {
-                let mut last = 0;
                 while Instant::now() < end {
-                    last = kv
-                        .put(put("k", "1"))
-                        .await
-                        .expect("it is written")
-                        .into_inner()
-                        .revision;
+                    kv.put(put("k", "1")).await.expect("it is written");
                 }
-                last
             })
         })
         .collect();
+    let mut kv = service.kv.clone();
+    let ending = tokio::spawn(async move {
+        for writer in writers {
+            writer.await.expect("it writes");
+        }
+        kv.put(put("k", "last"))
+            .await
+            .expect("it is written")
+            .into_inner()
+            .revision
+    });
     let mut last = 0;
-    for writer in writers {
-        let written = within(writer).await.expect("it writes");
-        while last < written {
-            last += 1;
-            assert_eq!(watching.batch().await.revision, last);
+    loop {
+        let batch = watching.batch().await;
+        last += 1;
+        assert_eq!(batch.revision, last);
+        if told(&[batch])[0].3 == Some("last") {
+            break;
         }
     }
+    assert_eq!(within(ending).await.expect("it writes"), last);
     service.clock.advance_ms(1_000);
     eventually("it is forgotten", async || oldest(&mut service).await == last).await;
     service.put("k", "1").await;

@@ -1,12 +1,15 @@
 //! KvService.ScanStream: a whole scan from one snapshot.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use proto::limits::SCAN_STREAMS_MAX;
 use proto::v1;
 use proto::v1::kv_service_client::KvServiceClient;
 use runtime::clock::Clock;
-use storage_svc::StoreArgs;
+use storage_svc::model::{Namespace, Scan, Selection, With};
+use storage_svc::{StoreArgs, StoreError};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
@@ -363,17 +366,37 @@ async fn so_many_at_once_and_no_more() {
     assert_eq!(names, [path.clone(), path.with_extension("db.lock")], "the log is gone");
 }
 
+/// On the store itself: a service whose store is gone also cuts its connections.
 #[tokio::test]
 async fn closing_the_store_ends_streams_that_nobody_else_ended() {
     let mut service = Service::start().await;
     fill(&mut service).await;
-    let mut stream = begin(&mut service, request(100)).await;
+    let scan = Scan {
+        namespace: Namespace::parse("n".to_owned()).expect("the name is good"),
+        selection: Selection::Prefix(String::new()),
+        reverse: false,
+        rows_max: 100,
+        after: None,
+        with: With::Content,
+        dereference: None,
+    };
+    let store = service.store().clone();
     let path = service.path();
-    within(service.store().clone().close()).await;
+    let never = CancellationToken::new();
+    let mut flow = store.scan_stream(scan.clone(), &never).expect("it begins");
+    let first = within(poll_fn(|context| flow.poll_next(context))).await;
+    assert!(matches!(first, Some(Ok(_))));
+    within(store.clone().close()).await;
     assert!(!path.with_extension("db-wal").exists(), "nobody holds on to the log");
-    assert_eq!(
-        rest(&mut stream).await.1.expect_err("it is closed").code(),
-        Code::Unavailable
-    );
+    let ended = within(async {
+        loop {
+            match poll_fn(|context| flow.poll_next(context)).await {
+                Some(Ok(_)) => {}
+                ended => return ended,
+            }
+        }
+    });
+    assert!(matches!(ended.await, Some(Err(StoreError::Closing))));
+    assert!(matches!(store.scan_stream(scan, &never), Err(StoreError::Closing)));
     service.begin_stop();
 }

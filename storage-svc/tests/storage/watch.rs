@@ -1,15 +1,19 @@
 //! KvService.Watch: what is told, in which order, to whom and until when.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::time::Duration;
 
 use proto::limits::{WATCH_PROGRESS_MAX, WATCH_PROGRESS_MIN, WATCH_SELECTORS_MAX, WATCHES_MAX};
 use proto::v1;
 use proto::v1::watch_event::Kind;
+use storage_svc::StoreError;
+use storage_svc::model::{Told, Watch, With};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::{START_MS, Service, eventually, put, refused};
+use crate::support::{START_MS, Service, eventually, put, refused, within};
 use crate::watching::{Watching, all, deletion, expiring, metadata, prefix, range, reason, selector, told};
 
 #[tokio::test]
@@ -268,13 +272,31 @@ async fn stopping_ends_watches() {
     service.stop().await;
 }
 
+/// On the store itself: a service whose store is gone also cuts its connections.
 #[tokio::test]
 async fn the_store_ends_watches_when_it_closes() {
-    let mut service = Service::start().await;
-    let mut idle = Watching::begin(&mut service.kv, all(None)).await.expect("it begins");
-    idle.until_mark().await;
-    service.store().clone().close().await;
-    assert_eq!(idle.until_end().await.1.code(), Code::Unavailable);
+    let service = Service::start().await;
+    let store = service.store().clone();
+    let watch = Watch {
+        selectors: Vec::new(),
+        after_revision: None,
+        with: With::NoContent,
+        progress_interval: WATCH_PROGRESS_MAX,
+    };
+    let never = CancellationToken::new();
+    let mut flow = store.watch(watch.clone(), None, &never).await.expect("it begins");
+    for _ in 0..2 {
+        let told = within(poll_fn(|context| flow.poll_next(context))).await;
+        assert!(
+            matches!(told, Some(Ok(Told::Head { .. } | Told::Progress(0)))),
+            "{told:?}"
+        );
+    }
+    within(store.clone().close()).await;
+    let ended = within(poll_fn(|context| flow.poll_next(context))).await;
+    assert!(matches!(ended, Some(Err(StoreError::Closing))), "{ended:?}");
+    let late = store.watch(watch, None, &never).await;
+    assert!(matches!(late, Err(StoreError::Closing)), "{late:?}");
     service.begin_stop();
 }
 

@@ -19,6 +19,7 @@ mod metrics;
 mod migrations;
 mod model;
 mod model_kv;
+mod model_queue;
 mod operator;
 mod ordering;
 mod queue_settings;

@@ -198,7 +198,13 @@ impl World {
         let mut after: Option<String> = None;
         let mut writes = writes.into_iter();
         for _ in 0..PAGES_MAX {
-            let page = self.service().kv.scan(request.clone()).await.expect("it scans").into_inner();
+            let page = self
+                .service()
+                .kv
+                .scan(request.clone())
+                .await
+                .expect("it scans")
+                .into_inner();
             self.saw(page.store_revision, 0);
             let mut expected = case.state.scan(&request, after.as_deref());
             let is_last = expected.len() <= rows_max;
@@ -213,9 +219,19 @@ impl World {
                 reverse: !request.reverse,
                 ..request.clone()
             };
-            let refused = self.service().kv.scan(other).await.expect_err("the token is another scan's");
+            let refused = self
+                .service()
+                .kv
+                .scan(other)
+                .await
+                .expect_err("the token is another scan's");
             assert_eq!(refused.code(), Code::InvalidArgument);
-            after = page.rows.last().and_then(|row| row.entry.as_ref()).map(|entry| entry.key.clone()).or(after);
+            after = page
+                .rows
+                .last()
+                .and_then(|row| row.entry.as_ref())
+                .map(|entry| entry.key.clone())
+                .or(after);
             if let Some(write) = writes.next() {
                 self.together(case, vec![Call::Write(write)]).await;
             }
@@ -231,7 +247,13 @@ impl World {
             let call = v1::ScanStreamRequest {
                 scan: Some(request.clone()),
             };
-            let mut stream = self.service().kv.scan_stream(call).await.expect("it scans").into_inner();
+            let mut stream = self
+                .service()
+                .kv
+                .scan_stream(call)
+                .await
+                .expect("it scans")
+                .into_inner();
             let mut rows = Vec::new();
             let mut parts = Vec::new();
             while let Some(part) = stream.message().await.expect("the scan goes on") {
@@ -258,7 +280,13 @@ impl World {
             keys,
             ..Default::default()
         };
-        let answer = self.service().kv.batch_get(request.clone()).await.expect("it reads").into_inner();
+        let answer = self
+            .service()
+            .kv
+            .batch_get(request.clone())
+            .await
+            .expect("it reads")
+            .into_inner();
         self.explain(case, &[], &[Read::BatchGet(request, answer)]);
     }
 
@@ -460,12 +488,8 @@ impl Case {
 fn build_put(step: PutStep, now_ms: i64) -> v1::mutation::Put {
     v1::mutation::Put {
         content: Some(match step.content {
-            ContentStep::Text(value) => {
-                v1::mutation::put::Content::Text(value.to_string().repeat(usize::from(value)))
-            }
-            ContentStep::Bytes(value) => {
-                v1::mutation::put::Content::Value(vec![value; usize::from(value) * 2].into())
-            }
+            ContentStep::Text(value) => v1::mutation::put::Content::Text(value.to_string().repeat(usize::from(value))),
+            ContentStep::Bytes(value) => v1::mutation::put::Content::Value(vec![value; usize::from(value) * 2].into()),
             ContentStep::Key(key) => v1::mutation::put::Content::Text(KEYS[key].clone()),
         }),
         expiry: match step.expiry {
@@ -530,13 +554,18 @@ type Client = proto::v1::kv_service_client::KvServiceClient<tonic::service::Rout
 async fn send(write: Write, mut kv: Client) -> Answer {
     let answer = match write {
         Write::Put(put) => kv.put(put).await.map(|answer| Answer::Put(answer.into_inner())),
-        Write::Delete(delete) => kv.delete(delete).await.map(|answer| Answer::Deleted(answer.into_inner())),
-        Write::Commit(commit) => kv.commit(commit).await.map(|answer| {
-            match answer.into_inner().outcome.expect("it has an outcome") {
-                Outcome::Committed(committed) => Answer::Committed(committed),
-                Outcome::Conflict(conflict) => Answer::Conflict(conflict),
-            }
-        }),
+        Write::Delete(delete) => kv
+            .delete(delete)
+            .await
+            .map(|answer| Answer::Deleted(answer.into_inner())),
+        Write::Commit(commit) => {
+            kv.commit(commit)
+                .await
+                .map(|answer| match answer.into_inner().outcome.expect("it has an outcome") {
+                    Outcome::Committed(committed) => Answer::Committed(committed),
+                    Outcome::Conflict(conflict) => Answer::Conflict(conflict),
+                })
+        }
     };
     answer.unwrap_or_else(|status| refusal(&status))
 }

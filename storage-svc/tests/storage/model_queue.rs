@@ -91,11 +91,18 @@ impl World {
     fn settlements(&self, steps: &[(usize, ActionStep)]) -> Vec<v1::Settlement> {
         let model = &self.model;
         let all: Vec<&Bytes> = model.receipts.iter().map(|(receipt, _)| receipt).collect();
-        let held = all.iter().copied().filter(|receipt| model.judge(receipt) == Settled::Ok);
+        let held = all
+            .iter()
+            .copied()
+            .filter(|receipt| model.judge(receipt) == Settled::Ok);
         let held: Vec<&Bytes> = held.collect();
         let settlements = steps.iter().filter_map(|(number, step)| {
             // Mostly one that holds; else any that ever was.
-            let among = if number % 4 > 0 && !held.is_empty() { &held } else { &all };
+            let among = if number % 4 > 0 && !held.is_empty() {
+                &held
+            } else {
+                &all
+            };
             let receipt = *among.get(number % among.len().max(1))?;
             let action = match *step {
                 ActionStep::Ack => Action::Ack(v1::settlement::Ack {}),
@@ -188,7 +195,10 @@ impl World {
         for settlement in &request.settlements {
             self.model.settle(settlement);
         }
-        let enqueued = self.model.enqueue(&request.enqueues).inspect_err(|_| self.model = before)?;
+        let enqueued = self
+            .model
+            .enqueue(&request.enqueues)
+            .inspect_err(|_| self.model = before)?;
         self.revision += u64::from(!request.mutations.is_empty());
         let has_effect = !request.mutations.is_empty()
             || !request.settlements.is_empty()
@@ -280,7 +290,10 @@ impl World {
                 if settlements.is_empty() {
                     return;
                 }
-                let expected: Vec<_> = settlements.iter().map(|settlement| self.model.settle(settlement)).collect();
+                let expected: Vec<_> = settlements
+                    .iter()
+                    .map(|settlement| self.model.settle(settlement))
+                    .collect();
                 let request = v1::SettleRequest { settlements };
                 let answer = told(self.service().queue.settle(request).await);
                 assert_eq!(answer.map(|answer| answer.results), Ok(expected));
@@ -369,13 +382,21 @@ impl World {
             lease: lease_ms.map(duration),
         };
         let answer = told(self.service().queue.receive(request.clone()).await).expect("it receives");
-        let receipts: Vec<Bytes> = answer.deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
+        let receipts: Vec<Bytes> = answer
+            .deliveries
+            .iter()
+            .map(|delivery| delivery.receipt.clone())
+            .collect();
         let expected = self.model.receive(&request, &receipts);
         for delivery in &answer.deliveries {
             let message = delivery.message.as_ref().expect("it is there");
             assert_eq!(delivery.lease_expire_time, message.due_time);
         }
-        let delivered: Vec<_> = answer.deliveries.into_iter().filter_map(|delivery| delivery.message).collect();
+        let delivered: Vec<_> = answer
+            .deliveries
+            .into_iter()
+            .filter_map(|delivery| delivery.message)
+            .collect();
         assert_eq!(delivered, expected, "{request:?}");
     }
 
@@ -474,7 +495,11 @@ impl World {
 
     /// Back-offs of queues that were made by use are made exact.
     async fn take_jitter_away(&mut self) {
-        let names = self.model.queues.iter().filter(|(_, queue)| queue.settings.jitter_percent > 0);
+        let names = self
+            .model
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.settings.jitter_percent > 0);
         let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
         for name in names {
             let request = v1::UpdateQueueRequest {

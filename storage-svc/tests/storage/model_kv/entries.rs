@@ -371,9 +371,7 @@ pub(super) fn selects(selector: &v1::Selector, namespace: &str, key: &str) -> bo
     let means = match &selector.keys {
         None => true,
         Some(Keys::Prefix(prefix)) => key.starts_with(prefix.as_str()),
-        Some(Keys::Range(range)) => {
-            key >= range.start.as_str() && (range.end.is_empty() || key < range.end.as_str())
-        }
+        Some(Keys::Range(range)) => key >= range.start.as_str() && (range.end.is_empty() || key < range.end.as_str()),
     };
     means && selector.namespace == namespace
 }

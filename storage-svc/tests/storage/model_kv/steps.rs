@@ -80,7 +80,10 @@ pub(super) enum CheckStep {
     Current,
     Revision(u64),
     Exists(bool),
-    PrefixUnchanged { prefix: usize, back: u64 },
+    PrefixUnchanged {
+        prefix: usize,
+        back: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -218,13 +221,8 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (prop::collection::vec(key(), 1..5), view()).prop_map(|(keys, view)| Call::BatchGet(keys, view)),
         1 => scan().prop_map(Call::Scan),
     ];
-    let watch = (0..12_u64, prop::collection::vec(selector(), 1..3), view()).prop_map(|(back, selectors, view)| {
-        Step::Watch(WatchStep {
-            back,
-            selectors,
-            view,
-        })
-    });
+    let watch = (0..12_u64, prop::collection::vec(selector(), 1..3), view())
+        .prop_map(|(back, selectors, view)| Step::Watch(WatchStep { back, selectors, view }));
     let step = prop_oneof![
         24 => prop::collection::vec(call, 1..5).prop_map(Step::Together),
         4 => (scan(), prop::collection::vec(write(), 0..4)).prop_map(|(scan, writes)| Step::Pages(scan, writes)),

@@ -347,8 +347,13 @@ impl Model {
             return Vec::new();
         }
         let due_ms = self.now_ms + request.lease.map_or(settings.lease_ms, span_ms);
-        let ids = self.of(&request.queue).filter(|(_, message)| message.state == State::Ready);
-        let ids: Vec<u64> = ids.map(|(id, _)| id).take(request.max_messages.max(1) as usize).collect();
+        let ids = self
+            .of(&request.queue)
+            .filter(|(_, message)| message.state == State::Ready);
+        let ids: Vec<u64> = ids
+            .map(|(id, _)| id)
+            .take(request.max_messages.max(1) as usize)
+            .collect();
         for (index, id) in ids.iter().enumerate() {
             let message = self.messages.get_mut(id).expect("it is there");
             message.state = State::Leased;
@@ -368,7 +373,11 @@ impl Model {
 
     /// Whether the receipt still is of a lease that holds.
     pub(super) fn judge(&self, receipt: &Bytes) -> Settled {
-        let (_, id) = self.receipts.iter().find(|(known, _)| known == receipt).expect("it was given");
+        let (_, id) = self
+            .receipts
+            .iter()
+            .find(|(known, _)| known == receipt)
+            .expect("it was given");
         match self.messages.get(id) {
             None => Settled::Gone,
             Some(message) if message.state == State::Leased && message.receipt == *receipt => Settled::Ok,
@@ -386,7 +395,10 @@ impl Model {
             return result;
         }
         let receipts = self.receipts.iter();
-        let (_, id) = receipts.rev().find(|(known, _)| *known == settlement.receipt).expect("it was given");
+        let (_, id) = receipts
+            .rev()
+            .find(|(known, _)| *known == settlement.receipt)
+            .expect("it was given");
         let now_ms = self.now_ms;
         let message = self.messages.get_mut(id).expect("it was judged");
         match settlement.action.as_ref().expect("it is set") {
@@ -395,7 +407,13 @@ impl Model {
             }
             Action::Nack(nack) => {
                 let settings = &self.queues[&message.new.queue].settings;
-                message.retry(settings, now_ms, nack.delay.map(span_ms), &nack.error, nack.refund_attempt);
+                message.retry(
+                    settings,
+                    now_ms,
+                    nack.delay.map(span_ms),
+                    &nack.error,
+                    nack.refund_attempt,
+                );
             }
             Action::Extend(extend) => {
                 message.due_ms = now_ms + extend.lease.map_or(0, span_ms);
@@ -413,9 +431,8 @@ impl Model {
     /// Those of a queue that are meant, by the states that they are in now.
     fn meant(&self, queue: &str, ids: &[u64], states: &BTreeSet<State>) -> Vec<u64> {
         let of_queue = self.of(queue);
-        let meant = of_queue.filter(|(id, message)| {
-            states.contains(&message.state) && (ids.is_empty() || ids.contains(id))
-        });
+        let meant =
+            of_queue.filter(|(id, message)| states.contains(&message.state) && (ids.is_empty() || ids.contains(id)));
         meant.map(|(id, _)| id).collect()
     }
 
@@ -469,12 +486,17 @@ impl Model {
     /// All messages of a queue in a state, or in all.
     pub(super) fn list(&self, queue: &str, state: State, with_bodies: bool) -> Answer<Vec<v1::Message>> {
         self.known(queue)?;
-        let listed = self.of(queue).filter(|(_, message)| state == State::Unspecified || message.state == state);
+        let listed = self
+            .of(queue)
+            .filter(|(_, message)| state == State::Unspecified || message.state == state);
         Ok(listed.map(|(id, _)| self.wire(id, with_bodies)).collect())
     }
 
     pub(super) fn of(&self, queue: &str) -> impl Iterator<Item = (u64, &Message)> {
-        let messages = self.messages.iter().filter(move |(_, message)| message.new.queue == queue);
+        let messages = self
+            .messages
+            .iter()
+            .filter(move |(_, message)| message.new.queue == queue);
         messages.map(|(id, message)| (*id, message))
     }
 
@@ -496,7 +518,9 @@ impl Model {
             delayed: count(State::Delayed),
             leased: count(State::Leased),
             dead: count(State::Dead),
-            oldest_ready_age: ready.next().map(|(_, message)| duration(self.now_ms - message.enqueue_ms)),
+            oldest_ready_age: ready
+                .next()
+                .map(|(_, message)| duration(self.now_ms - message.enqueue_ms)),
             blocked: count(State::Blocked),
         }
     }

@@ -97,8 +97,8 @@ fn settings() -> impl Strategy<Value = v1::QueueSettings> {
         prop::option::weighted(0.3, prop::sample::select(vec![1, 2, 3, 5, 1_000])),
         prop::option::weighted(0.2, prop::bool::weighted(0.3)),
     )
-        .prop_map(|(lease, max_attempts, (initial, max), window, retention, max_depth, paused)| {
-            v1::QueueSettings {
+        .prop_map(
+            |(lease, max_attempts, (initial, max), window, retention, max_depth, paused)| v1::QueueSettings {
                 lease: lease.map(duration),
                 max_attempts,
                 backoff: Some(v1::BackoffPolicy {
@@ -110,8 +110,8 @@ fn settings() -> impl Strategy<Value = v1::QueueSettings> {
                 dead_retention: retention.map(duration),
                 max_depth,
                 paused,
-            }
-        })
+            },
+        )
 }
 
 fn new_message() -> impl Strategy<Value = NewStep> {
@@ -172,13 +172,14 @@ pub(super) fn history() -> impl Strategy<Value = (Vec<v1::QueueSettings>, Vec<St
                 request_id,
             })
         });
-    let receive = (queue(), 0..4_u32, prop::option::weighted(0.3, lease())).prop_map(
-        |(queue, max_messages, lease_ms)| Step::Receive {
-            queue,
-            max_messages,
-            lease_ms,
-        },
-    );
+    let receive =
+        (queue(), 0..4_u32, prop::option::weighted(0.3, lease())).prop_map(|(queue, max_messages, lease_ms)| {
+            Step::Receive {
+                queue,
+                max_messages,
+                lease_ms,
+            }
+        });
     let look = (queue(), 0..6_i32, 0..3_i32, any::<bool>(), 0..16_usize, 0..2_u8).prop_map(
         |(queue, state, page_size, omit_bodies, message, dedup_id)| Step::Look {
             queue,
@@ -204,8 +205,5 @@ pub(super) fn history() -> impl Strategy<Value = (Vec<v1::QueueSettings>, Vec<St
         20 => prop_oneof![8 => span(), 2 => lease(), 1 => Just(600_000)].prop_map(Step::Pass),
         1 => prop::bool::weighted(0.5).prop_map(|is_so| if is_so { Step::Restart } else { Step::Pass(1) }),
     ];
-    (
-        prop::collection::vec(settings(), 2),
-        prop::collection::vec(step, 1..40),
-    )
+    (prop::collection::vec(settings(), 2), prop::collection::vec(step, 1..40))
 }

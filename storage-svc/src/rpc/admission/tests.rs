@@ -16,6 +16,7 @@ use super::*;
 
 const GET: &str = "/dp1.storage.v1.KvService/Get";
 const COMMIT: &str = "/dp1.storage.v1.KvService/Commit";
+const CONSUME: &str = "/dp1.storage.v1.QueueService/Consume";
 const WATCH: &str = "/dp1.storage.v1.KvService/Watch";
 const HEALTH: &str = "/grpc.health.v1.Health/Watch";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -250,6 +251,27 @@ async fn requests_that_arrive_share_their_room() {
     data(&mut second_body).await;
     second.abort();
     drop((first, first_answer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_requests_holds_no_more_than_what_is_not_taken() {
+    let mut bench = Bench::new(1, 1, 0);
+    let (mut asking, body) = Channel::<Bytes, Status>::new(8);
+    let call = bench.call(CONSUME, &[], Body::new(body));
+    let (mut body, _answer) = within(bench.calls.recv()).await.expect("it is called");
+    let mut message = vec![0, 0, 0, 4, 0];
+    message.resize(message.len() + 1024, 7);
+    for _ in 0..2 * FREE_BYTES / 1024 {
+        let sent = asking.send_data(Bytes::from(message.clone())).await;
+        sent.expect("it is taken");
+        data(&mut body).await;
+    }
+    // Long after the first message it may still say something.
+    tokio::time::advance(Duration::from_hours(1)).await;
+    let sent = asking.send_data(Bytes::from(message)).await;
+    sent.expect("it is taken");
+    data(&mut body).await;
+    call.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -148,6 +148,7 @@ impl<T: Send + 'static> Teller<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Poll;
 
     use super::*;
@@ -219,13 +220,19 @@ mod tests {
         let path = folder.path().join("store.db");
         Connection::open(&path).expect("it is made");
         let errands = Errands::new(&path);
-        let counts = |path: &Path, teller: &Teller<usize>| {
-            let endless = "with recursive n (i) as (select 1 union all select i from n) select max(i) from n";
+        let finished = Arc::new(AtomicBool::new(false));
+        let finishes = Arc::clone(&finished);
+        let counts = move |path: &Path, teller: &Teller<usize>| {
+            // Long, and not without an end: so that a test which fails ends, too.
+            let long = "with recursive n (i) as (select 1 union all select i from n limit 20000000) \
+                        select max(i) from n";
             teller.tell(0)?;
-            Ok(teller.connection(path)?.query_row(endless, (), |_| Ok(()))?)
+            teller.connection(path)?.query_row(long, (), |_| Ok(()))?;
+            finishes.store(true, Ordering::SeqCst);
+            Ok(())
         };
         let mut flow = errands
-            .begin(Errand::Check, never(), counts)
+            .begin(Errand::Check, never(), counts.clone())
             .expect("there is none yet");
         next(&mut flow).await.expect("it tells").expect("it is a number");
         drop(flow);
@@ -233,7 +240,7 @@ mod tests {
 
         let stop = never();
         let flow = errands
-            .begin(Errand::Check, stop.clone(), counts)
+            .begin(Errand::Check, stop.clone(), counts.clone())
             .expect("the one before has ended");
         stop.draining.cancel();
         ends_closing(flow).await;
@@ -242,6 +249,7 @@ mod tests {
             .expect("the one before has ended");
         errands.close().await;
         ends_closing(flow).await;
+        assert!(!finished.load(Ordering::SeqCst), "all three were interrupted");
     }
 
     async fn ends_closing(mut flow: Flow<usize>) {

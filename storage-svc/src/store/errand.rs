@@ -148,7 +148,7 @@ impl<T: Send + 'static> Teller<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::task::Poll;
 
     use super::*;
@@ -197,11 +197,23 @@ mod tests {
         drop(errands.check.acquire().await.expect("nobody closes it"));
 
         let stop = never();
-        let mut flow = errands
-            .begin(Errand::Check, stop.clone(), tells)
-            .expect("the one before has ended");
-        next(&mut flow).await.expect("it tells").expect("it is a number");
+        let told = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&told);
+        let flow = errands.begin(Errand::Check, stop.clone(), move |_, teller| {
+            for number in 0.. {
+                teller.tell(number)?;
+                counts.fetch_add(1, Ordering::SeqCst);
+            }
+            Ok(())
+        });
+        let flow = flow.expect("the one before has ended");
+        while told.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         stop.draining.cancel();
+        // Although nobody takes what it tells.
+        let ended = tokio::time::timeout(ERRAND_STALL_MAX / 3, errands.check.acquire()).await;
+        drop(ended.expect("it ends at once").expect("nobody closes it"));
         ends_closing(flow).await;
 
         let mut flow = errands
@@ -221,14 +233,14 @@ mod tests {
         Connection::open(&path).expect("it is made");
         let errands = Errands::new(&path);
         let finished = Arc::new(AtomicBool::new(false));
-        let finishes = Arc::clone(&finished);
+        let at_end = Arc::clone(&finished);
         let counts = move |path: &Path, teller: &Teller<usize>| {
             // Long, and not without an end: so that a test which fails ends, too.
             let long = "with recursive n (i) as (select 1 union all select i from n limit 20000000) \
                         select max(i) from n";
             teller.tell(0)?;
             teller.connection(path)?.query_row(long, (), |_| Ok(()))?;
-            finishes.store(true, Ordering::SeqCst);
+            at_end.store(true, Ordering::SeqCst);
             Ok(())
         };
         let mut flow = errands

@@ -180,6 +180,13 @@ async fn a_check_finds_what_keys_have_lost() {
 
 #[tokio::test]
 async fn a_check_finds_what_queues_have_lost() {
+    for figure in ["delayed", "leased", "dead", "blocked"] {
+        check_finds(
+            &format!("update queue set {figure} = {figure} + 7"),
+            &["the queue 'q' says"],
+        )
+        .await;
+    }
     check_finds(
         "delete from message_body where id = 2",
         &["the message 2 has lost its body"],

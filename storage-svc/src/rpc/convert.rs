@@ -120,6 +120,10 @@ fn pairs_bytes<'pairs>(pairs: impl Iterator<Item = (&'pairs String, &'pairs Stri
 /// A span of time in milliseconds, parts of one rounded up.
 fn span_ms(span: prost_types::Duration, least: Duration, most: Duration, field: &str) -> Result<i64, StoreError> {
     let rule = || StoreError::invalid(field, format!("must be {} to {}", words(least), words(most)));
+    // Asked first: the conversion negates what is less, and the least number has no negation.
+    if span.seconds < 0 {
+        return Err(rule());
+    }
     let span = Duration::try_from(span).map_err(|_| rule())?;
     if !(least..=most).contains(&span) {
         return Err(rule());
@@ -186,5 +190,29 @@ fn entry_content(content: Content, as_bytes: bool) -> v1::entry::Content {
     match as_wanted(content, as_bytes) {
         Content::Bytes(bytes) => v1::entry::Content::Value(bytes),
         Content::Text(text) => v1::entry::Content::Text(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(seconds: i64, nanos: i32, expected: Option<i64>) {
+        let span = prost_types::Duration { seconds, nanos };
+        let most = Duration::from_secs(60);
+        assert_eq!(span_ms(span, Duration::ZERO, most, "span").ok(), expected);
+    }
+
+    #[test]
+    fn a_span_out_of_bounds_is_refused_whatever_its_numbers() {
+        check(60, 0, Some(60_000));
+        check(0, 1, Some(1));
+        check(60, 1, None);
+        check(-1, 0, None);
+        check(0, -1, None);
+        check(i64::MIN, i32::MIN, None);
+        check(i64::MIN, i32::MAX, None);
+        check(i64::MAX, i32::MAX, None);
     }
 }

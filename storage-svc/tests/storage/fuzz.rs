@@ -125,7 +125,9 @@ impl World {
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
         let mut source = Source::new(&case.choices);
         let count = if method.is_client_streaming() { case.requests } else { 1 };
-        let requests: Vec<Bytes> = (0..count).map(|_| self.request(method, &case.kind, &mut source)).collect();
+        let requests: Vec<Bytes> = (0..count)
+            .map(|_| self.request(method, &case.kind, &mut source))
+            .collect();
         let answer = if matches!(case.kind, Kind::Frames) {
             raw::send_frames(&self.service.routes, &path, requests.concat().into(), PATIENCE).await
         } else {
@@ -195,12 +197,24 @@ impl World {
             }],
             request_id: String::new(),
         };
-        let added = self.service.queue.enqueue(enqueue).await.expect("it enqueues").into_inner();
+        let added = self
+            .service
+            .queue
+            .enqueue(enqueue)
+            .await
+            .expect("it enqueues")
+            .into_inner();
         let receive = v1::ReceiveRequest {
             queue: "check".to_owned(),
             ..Default::default()
         };
-        let received = self.service.queue.receive(receive).await.expect("it receives").into_inner();
+        let received = self
+            .service
+            .queue
+            .receive(receive)
+            .await
+            .expect("it receives")
+            .into_inner();
         let delivery = received.deliveries.into_iter().next().expect("it is ready");
         assert_eq!(delivery.message.map(|message| message.id), Some(added.results[0].id));
         let settle = v1::SettleRequest {
@@ -209,7 +223,13 @@ impl World {
                 action: Some(v1::settlement::Action::Ack(v1::settlement::Ack {})),
             }],
         };
-        let settled = self.service.queue.settle(settle).await.expect("it settles").into_inner();
+        let settled = self
+            .service
+            .queue
+            .settle(settle)
+            .await
+            .expect("it settles")
+            .into_inner();
         assert_eq!(settled.results[0].status(), v1::settlement_result::Status::Ok);
         self.service.check().await;
     }
@@ -225,7 +245,10 @@ fn is_pending(future: impl Future) -> bool {
 fn no_request_does_harm() {
     watch_panics();
     let pool = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET).expect("the descriptors are good");
-    let methods: Vec<MethodDescriptor> = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect();
+    let methods: Vec<MethodDescriptor> = pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .collect();
     assert!(methods.len() >= 27, "{} methods", methods.len());
     let runtime = runtime("fuzz");
     let world = RefCell::new(None::<World>);

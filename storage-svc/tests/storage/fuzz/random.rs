@@ -74,7 +74,10 @@ impl Seen {
                     self.tokens.push(token.clone());
                 }
                 Value::Message(message) => self.note(message),
-                Value::List(list) => list.iter().filter_map(Value::as_message).for_each(|message| self.note(message)),
+                Value::List(list) => list
+                    .iter()
+                    .filter_map(Value::as_message)
+                    .for_each(|message| self.note(message)),
                 _ => {}
             }
         }
@@ -143,7 +146,15 @@ fn one(field: &FieldDescriptor, source: &mut Source<'_>, seen: &Seen, depth: usi
             Value::I32(source.number(&[0, 1, 2], &odd))
         }
         Kind::Int64 => {
-            let odd = [-1, 86_400, 1_700_000_000, 253_402_300_799, 253_402_300_800, i64::MAX, i64::MIN];
+            let odd = [
+                -1,
+                86_400,
+                1_700_000_000,
+                253_402_300_799,
+                253_402_300_800,
+                i64::MAX,
+                i64::MIN,
+            ];
             Value::I64(source.number(&[1, 2, 0, 10], &odd))
         }
         Kind::Uint32 => Value::U32(source.number(&[1, 0, 2, 10], &[100, 101, 1_000, 1_001, u32::MAX])),

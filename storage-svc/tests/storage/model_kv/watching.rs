@@ -54,7 +54,17 @@ impl World {
             Err(status) => self.expect_gone(case, &status, after),
         }
         let ahead = self.revision + self.expired + 1;
-        let watch = self.watch(case, vec![v1::Selector { namespace: case.namespace(0), keys: None }], ahead, view).await;
+        let watch = self
+            .watch(
+                case,
+                vec![v1::Selector {
+                    namespace: case.namespace(0),
+                    keys: None,
+                }],
+                ahead,
+                view,
+            )
+            .await;
         let refused = watch.err().expect("it is not there yet");
         assert_eq!(refused.code(), Code::OutOfRange);
         assert_eq!(reason(&refused), "REVISION_AHEAD");
@@ -80,7 +90,10 @@ impl World {
         let Some(Body::Head(head)) = head else {
             panic!("the first message is {head:?}");
         };
-        assert!(head.oldest_revision <= after && after <= head.store_revision, "{head:?}");
+        assert!(
+            head.oldest_revision <= after && after <= head.store_revision,
+            "{head:?}"
+        );
         let mut follower = Follower {
             stream,
             selectors,
@@ -102,7 +115,10 @@ impl World {
         let oldest: u64 = info.metadata["oldest_revision"].parse().expect("a revision");
         assert!(after < oldest && oldest <= self.revision + self.expired);
         for (revision, (time_ms, _)) in case.log.range(after + 1..=oldest) {
-            assert!(*time_ms <= self.now_ms - HISTORY_MS, "revision {revision} is forgotten too soon");
+            assert!(
+                *time_ms <= self.now_ms - HISTORY_MS,
+                "revision {revision} is forgotten too soon"
+            );
         }
     }
 }
@@ -133,7 +149,9 @@ impl Follower {
         self.revision = batch.revision;
         if let Some((time_ms, events)) = case.log.get(&batch.revision) {
             let expected: Vec<_> = events.iter().filter(|event| self.means(event)).collect();
-            let expected = expected.into_iter().map(|event| self.told(event, batch.revision, *time_ms));
+            let expected = expected
+                .into_iter()
+                .map(|event| self.told(event, batch.revision, *time_ms));
             assert_eq!(batch.events, expected.collect::<Vec<_>>());
             assert_eq!(batch.commit_time, Some(timestamp(*time_ms)));
             self.apply(events);
@@ -143,11 +161,19 @@ impl Follower {
         let time = batch.commit_time.expect("it was committed");
         let time_ms = time.seconds * 1_000 + i64::from(time.nanos / 1_000_000);
         for event in &batch.events {
-            assert_eq!(event.kind(), Kind::Expire, "revision {} is nobody's: {event:?}", batch.revision);
+            assert_eq!(
+                event.kind(),
+                Kind::Expire,
+                "revision {} is nobody's: {event:?}",
+                batch.revision
+            );
             let entry = event.entry.as_ref().expect("it names the key");
             assert_eq!((entry.revision, &entry.content), (batch.revision, &None));
             let ended = self.entries.remove(&(entry.namespace.clone(), entry.key.clone()));
-            let expired = ended.as_ref().and_then(expire_ms).is_some_and(|expire_ms| expire_ms <= time_ms);
+            let expired = ended
+                .as_ref()
+                .and_then(expire_ms)
+                .is_some_and(|expire_ms| expire_ms <= time_ms);
             assert!(expired, "{event:?} of {ended:?}");
         }
     }
@@ -155,7 +181,10 @@ impl Follower {
     /// Asserts that no change between what was told and `end` is meant.
     fn expect_nothing_between(&self, case: &Case, end: u64) {
         for (revision, (_, events)) in case.log.range(..end).filter(|(revision, _)| **revision > self.revision) {
-            assert!(!events.iter().any(|event| self.means(event)), "revision {revision} is not told");
+            assert!(
+                !events.iter().any(|event| self.means(event)),
+                "revision {revision} is not told"
+            );
         }
     }
 
@@ -164,18 +193,17 @@ impl Follower {
     }
 
     fn told(&self, ((namespace, key), entry): &Event, revision: u64, time_ms: i64) -> v1::WatchEvent {
-        let (kind, entry) = match entry {
-            Some(entry) => (Kind::Put, shown(entry, self.view.omit_values, self.view.as_bytes)),
-            None => {
-                let gone = v1::Entry {
-                    namespace: namespace.clone(),
-                    key: key.clone(),
-                    revision,
-                    update_time: Some(timestamp(time_ms)),
-                    ..Default::default()
-                };
-                (Kind::Delete, gone)
-            }
+        let (kind, entry) = if let Some(entry) = entry {
+            (Kind::Put, shown(entry, self.view.omit_values, self.view.as_bytes))
+        } else {
+            let gone = v1::Entry {
+                namespace: namespace.clone(),
+                key: key.clone(),
+                revision,
+                update_time: Some(timestamp(time_ms)),
+                ..Default::default()
+            };
+            (Kind::Delete, gone)
         };
         v1::WatchEvent {
             kind: kind.into(),

@@ -247,7 +247,7 @@ impl Model {
     }
 
     pub(super) fn create(&mut self, request: &v1::CreateQueueRequest) -> Answer<v1::Queue> {
-        let settings = Settings::default().with(&request.settings.clone().unwrap_or_default());
+        let settings = Settings::default().with(&request.settings.unwrap_or_default());
         if !settings.is_good() {
             return Err(Code::InvalidArgument);
         }
@@ -263,7 +263,7 @@ impl Model {
     }
 
     pub(super) fn update(&mut self, request: &v1::UpdateQueueRequest) -> Answer<v1::Queue> {
-        let set = request.settings.clone().unwrap_or_default();
+        let set = request.settings.unwrap_or_default();
         let paths = request.update_mask.clone().unwrap_or_default().paths;
         let before = self.known(&request.name)?.settings;
         let settings = if paths.is_empty() {
@@ -281,7 +281,7 @@ impl Model {
     }
 
     pub(super) fn delete(&mut self, name: &str, force: bool) -> Answer<bool> {
-        if self.queues.get(name).is_none() {
+        if !self.queues.contains_key(name) {
             return Ok(false);
         }
         if !force && self.of(name).next().is_some() {

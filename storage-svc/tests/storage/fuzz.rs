@@ -24,7 +24,7 @@ use crate::support::within;
 
 /// Calls that wait, and streams without an end, are given so long.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// The store is asked for its health after so many cases, and gets a new file after more.
+/// The store is asked for its health after so many cases.
 const CASES_BETWEEN_CHECKS: usize = 256;
 /// Requests of a stream, at most.
 const REQUESTS_MAX: usize = 4;

@@ -146,7 +146,13 @@ async fn too_many_calls_are_shed_with_a_hint() {
                 wait: Some(seconds(30)),
                 ..receive()
             };
-            queue.receive(request).await
+            // The call below that looks whether all places are taken may itself have had the last one.
+            loop {
+                match queue.receive(request.clone()).await {
+                    Err(status) if status.code() == Code::ResourceExhausted => tokio::task::yield_now().await,
+                    answer => break answer,
+                }
+            }
         });
     }
     // One connection carries no more calls than there are places, so the one too many comes by another.

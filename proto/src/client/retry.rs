@@ -68,7 +68,8 @@ where
         let again = repeat.allows(&status).filter(|_| attempt < ATTEMPTS_MAX);
         let wait = again.map(|asked| asked.max(pause).mul_f64(rand::rng().random_range(1.0..1.5)));
         match wait {
-            Some(wait) if Instant::now() + wait < deadline => tokio::time::sleep(wait).await,
+            // No sum: what is asked for may be more than a clock can tell.
+            Some(wait) if wait < deadline.saturating_duration_since(Instant::now()) => tokio::time::sleep(wait).await,
             _ => return Err(status.into()),
         }
         pause *= 2;
@@ -80,13 +81,29 @@ where
 mod tests {
     use std::cell::Cell;
 
-    use tonic_types::ErrorDetails;
+    use prost::Message as _;
+    use tonic_types::{ErrorDetails, pb};
 
     use super::*;
 
     fn shed(delay_ms: u64) -> Status {
         let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(delay_ms)));
         Status::with_error_details(Code::ResourceExhausted, "shed", details)
+    }
+
+    /// Shed by somebody who writes a longer delay than there is.
+    fn asking_for(seconds: i64) -> Status {
+        let retry = pb::RetryInfo {
+            retry_delay: Some(prost_types::Duration { seconds, nanos: 0 }),
+        };
+        let details = pb::Status {
+            details: vec![prost_types::Any {
+                type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+                value: retry.encode_to_vec(),
+            }],
+            ..Default::default()
+        };
+        Status::with_details(Code::ResourceExhausted, "shed", details.encode_to_vec().into())
     }
 
     fn closing() -> Status {
@@ -142,6 +159,8 @@ mod tests {
         assert!(matches!(error, ClientError::Overloaded(_)), "{error:?}");
         let (made, took, _) = attempts(1_000, Repeat::Harmless, shed(2_000)).await;
         assert_eq!((made, took), (1, Duration::ZERO), "there is no use in waiting");
+        let (made, _, _) = attempts(1_000, Repeat::Harmless, asking_for(i64::MAX)).await;
+        assert_eq!(made, 1, "nor for longer than a clock can tell");
         let never = within(Duration::from_secs(1), Repeat::Harmless, (), |_| {
             std::future::pending::<Result<Response<()>, Status>>()
         });

@@ -15,8 +15,9 @@ use super::methods::Method;
 use super::places::Places;
 use crate::error::{Refusal, StoreError};
 
-/// The first message of a request must have arrived after this long: a peer that never finishes it cannot keep a place.
-const FIRST_MESSAGE_TIME_MAX: Duration = Duration::from_mins(1);
+/// The first message of a request, and any other once it has begun, must have arrived after this long: a peer that never
+/// finishes it cannot keep a place, nor the room of what it has sent.
+const MESSAGE_TIME_MAX: Duration = Duration::from_mins(1);
 /// What precedes each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
@@ -27,7 +28,7 @@ pub(super) struct Arriving<B> {
     places: Places,
     room: Option<OwnedSemaphorePermit>,
     messages: Messages,
-    /// Until the first message is there.
+    /// While a message is waited for that must come.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
@@ -39,13 +40,14 @@ impl<B> Arriving<B> {
             places,
             room: None,
             messages: Messages::default(),
-            patience: Some(Box::pin(tokio::time::sleep(FIRST_MESSAGE_TIME_MAX))),
+            patience: None,
         }
     }
 
     fn receive(&mut self, data: &[u8]) -> Result<(), Status> {
+        let complete = self.messages.complete;
         self.messages.read(data, self.method.request_bytes_max)?;
-        if self.messages.complete > 0 {
+        if self.messages.complete > complete {
             self.patience = None;
         }
         let held = self.places.hold(self.messages.held, &mut self.room);
@@ -75,10 +77,15 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => match this.patience.as_mut().map(|patience| patience.as_mut().poll(context)) {
-                Some(Poll::Ready(())) => Poll::Ready(Some(Err(StoreError::DeadlineExceeded.into()))),
-                _ => Poll::Pending,
-            },
+            Poll::Pending if this.messages.complete > 0 && this.messages.is_between() => Poll::Pending,
+            Poll::Pending => {
+                // The time begins when somebody waits: who is not asked for more may be unable to send it.
+                let patience = this
+                    .patience
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(MESSAGE_TIME_MAX)));
+                let over = patience.as_mut().poll(context);
+                over.map(|()| Some(Err(StoreError::DeadlineExceeded.into())))
+            }
         }
     }
 

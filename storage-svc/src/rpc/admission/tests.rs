@@ -286,6 +286,31 @@ async fn a_request_that_never_ends_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_later_message_that_never_ends_is_given_up_too() {
+    let mut bench = Bench::new(1, 1, 0);
+    let (mut asking, body) = Channel::<Bytes, Status>::new(8);
+    let call = bench.call(CONSUME, &[], Body::new(body));
+    let (mut body, _answer) = within(bench.calls.recv()).await.expect("it is called");
+    // A whole message, and no more for as long as its sender likes.
+    asking
+        .send_data(Bytes::from_static(&[0, 0, 0, 0, 1, 7]))
+        .await
+        .expect("it is taken");
+    data(&mut body).await;
+    let quiet = tokio::time::timeout(Duration::from_hours(1), body.frame());
+    quiet.await.expect_err("nothing came, and need not");
+    // One that has begun has to end.
+    asking
+        .send_data(Bytes::from_static(&[0, 0, 0, 0, 2, 7]))
+        .await
+        .expect("it is taken");
+    data(&mut body).await;
+    let status = within(body.frame()).await.expect("there is an end");
+    assert_eq!(status.expect_err("the rest never came").code(), Code::DeadlineExceeded);
+    call.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_server_itself_gets_details() {
     let bench = Bench::new(8, 1, 0);
     let answer = bench.call(GET, &[("grpc-encoding", "gzip")], Body::empty()).await;

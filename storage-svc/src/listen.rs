@@ -1,5 +1,6 @@
 //! The listening socket and who may come in by it: an address or a file, plain or with TLS, open or with tokens.
 
+mod greeting;
 mod socket_file;
 mod tls;
 
@@ -12,6 +13,7 @@ use runtime::secret::{Secret, Secrets};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
+pub(crate) use self::greeting::Greeted;
 use self::socket_file::SocketFile;
 use crate::rpc::Access;
 

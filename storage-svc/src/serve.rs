@@ -19,7 +19,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Layer as _;
 
-use crate::listen::{Incoming, Listener};
+use crate::listen::{Greeted, Incoming, Listener};
 use crate::rpc::{self, Access, Admission, Door, PROBE_BYTES_MAX};
 use crate::store::Store;
 
@@ -181,7 +181,8 @@ impl Connections {
         let draining = self.draining.watcher();
         self.tasks.spawn(async move {
             let Some(stream) = connect.await else { return };
-            let connection = protocol.serve_connection(TokioIo::new(stream), service).into_owned();
+            let stream = TokioIo::new(Greeted::new(stream));
+            let connection = protocol.serve_connection(stream, service).into_owned();
             if let Err(error) = draining.watch(connection).await {
                 tracing::debug!(%error, "a connection broke");
             }
@@ -203,5 +204,49 @@ impl Connections {
             () = calls_end => tracing::debug!(connections = self.tasks.len(), "connections were cut after the drain"),
         }
         self.tasks.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    /// What every client sends first, and settings that change nothing.
+    const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    /// The peer's end of a connection that is served.
+    fn connect() -> (Connections, DuplexStream) {
+        let metrics = crate::metrics::Metrics::new(crate::metrics::group_sizes());
+        let door = Door::new(Access::default(), metrics, CancellationToken::new());
+        let mut connections = Connections::new(door.layer(Routes::default().prepare()));
+        let (peer, stream) = tokio::io::duplex(64 * 1024);
+        connections.serve(async { Some(stream) });
+        (connections, peer)
+    }
+
+    /// How long a peer that sends this and no more keeps its connection.
+    async fn kept(sent: &[u8]) -> Duration {
+        let began = tokio::time::Instant::now();
+        let (_connections, mut peer) = connect();
+        peer.write_all(sent).await.expect("it is taken");
+        let mut told = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_hours(1), peer.read_to_end(&mut told));
+        closed.await.expect("it is closed").expect("it ends well");
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_nothing_keeps_no_connection() {
+        let greeting_max = Duration::from_secs(11);
+        assert!(kept(b"").await < greeting_max);
+        assert!(kept(&GREETING[..23]).await < greeting_max);
+        // One that has greeted is asked whether it is there.
+        let kept = kept(GREETING).await;
+        assert!(
+            kept >= KEEP_ALIVE_INTERVAL && kept < KEEP_ALIVE_INTERVAL + 2 * KEEP_ALIVE_TIMEOUT,
+            "{kept:?}"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use proto::client::{Connection, StorageClient};
-use runtime::secret::Secret;
+use runtime::secret::{Secret, Secrets};
 
 /// Settings of a process that calls the storage service, the same for all that do.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,6 +39,11 @@ impl StorageArgs {
             _ => anyhow::bail!("STORAGE_TLS_CLIENT_CERT and STORAGE_TLS_CLIENT_KEY need each other"),
         };
         let tokens = self.storage_token.as_ref().and_then(Secret::reveal);
+        // The storage service does not start with what is refused here.
+        tokens
+            .map(Secrets::parse)
+            .transpose()
+            .context("STORAGE_TOKEN cannot be used")?;
         let token = tokens.and_then(|tokens| tokens.split(',').next());
         let connection = Connection {
             address: self.storage_url.clone(),
@@ -60,4 +65,31 @@ fn read(path: Option<&Path>, variable: &str) -> anyhow::Result<Option<Vec<u8>>> 
     let path = path.filter(|path| !path.as_os_str().is_empty());
     path.map(|path| std::fs::read(path).with_context(|| format!("{variable} {} cannot be read", path.display())))
         .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(token: &str) -> anyhow::Result<StorageClient> {
+        let args = StorageArgs {
+            storage_url: "http://127.0.0.1:1".to_owned(),
+            storage_token: Some(token.to_owned().into()),
+            storage_tls_ca: None,
+            storage_tls_client_cert: None,
+            storage_tls_client_key: None,
+        };
+        args.connect_lazy()
+    }
+
+    #[tokio::test]
+    async fn a_token_is_taken_as_the_storage_service_takes_it() {
+        for token in ["", " ", "hush", "hush, hash"] {
+            assert!(connect(token).is_ok(), "{token:?}");
+        }
+        for token in [",", ",hush", "hush,", "a,b,c"] {
+            let error = format!("{:#}", connect(token).expect_err("it is refused"));
+            assert!(error.contains("STORAGE_TOKEN") && !error.contains("hush"), "{error}");
+        }
+    }
 }

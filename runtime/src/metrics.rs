@@ -20,7 +20,7 @@ const PATH: &str = "/metrics";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Most connections at once; more wait.
 const CONNECTIONS_MAX: usize = 16;
-/// Longest time of a connection: a collector comes again.
+/// Longest time of a connection, which is for one answer: a collector comes again.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(30);
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -60,6 +60,8 @@ pub async fn serve<F>(
     protocol
         .http1()
         .timer(TokioTimer::new())
+        // A connection that stays could be cut in the middle of a later answer.
+        .keep_alive(false)
         .header_read_timeout(CONNECTION_TIME_MAX);
     let service = tower::service_fn(move |request: Request<_>| answer(request, figures.clone()));
     // Dropped at the end, which ends them.

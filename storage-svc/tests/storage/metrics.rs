@@ -166,6 +166,13 @@ async fn the_port_answers_what_it_is_for_and_nothing_else() {
     assert_eq!(body.matches("# EOF").count(), 1);
     assert!(port.ask("GET /").await.0.starts_with("HTTP/1.1 404"));
     assert!(port.ask("POST /metrics").await.0.starts_with("HTTP/1.1 405"));
+    // One answer a connection, whatever was asked for: a later one could be cut in its middle.
+    let mut stream = TcpStream::connect(&port.address).await.expect("it connects");
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(request).await.expect("it is sent");
+    let mut answer = String::new();
+    within(stream.read_to_string(&mut answer)).await.expect("it is text");
+    assert!(answer.contains("connection: close"), "{answer}");
     // Collectors that hang hold up nobody for ever, and not the end.
     let hanging = TcpStream::connect(&port.address).await.expect("it connects");
     port.shutdown.cancel();

@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use self::admin::Admin;
-pub(crate) use self::admission::{Access, Admission, Door, PROBE_BYTES_MAX};
+pub(crate) use self::admission::{Access, Admission, Door, PROBE_BYTES_MAX, Streams};
 pub(crate) use self::consume::DRAIN_GRACE;
 use self::kv::Kv;
 use self::queue::Queue;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -20,7 +20,7 @@ use tonic_health::server::HealthReporter;
 use tower::Layer as _;
 
 use crate::listen::{Greeted, Incoming, Listener};
-use crate::rpc::{self, Access, Admission, Door, PROBE_BYTES_MAX};
+use crate::rpc::{self, Access, Admission, Door, PROBE_BYTES_MAX, Streams};
 use crate::store::Store;
 
 /// How long calls under way may take to end once the service is told to stop.
@@ -113,14 +113,14 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 /// The open connections.
 struct Connections {
     routes: Admission<Routes>,
-    protocol: auto::Builder<TokioExecutor>,
+    protocol: auto::Builder<Streams>,
     draining: GracefulShutdown,
     tasks: JoinSet<()>,
 }
 
 impl Connections {
     fn new(routes: Admission<Routes>) -> Self {
-        let mut protocol = auto::Builder::new(TokioExecutor::new()).http2_only();
+        let mut protocol = auto::Builder::new(Streams).http2_only();
         protocol
             .http2()
             .timer(TokioTimer::new())
@@ -220,7 +220,8 @@ mod tests {
     fn connect() -> (Connections, DuplexStream) {
         let metrics = crate::metrics::Metrics::new(crate::metrics::group_sizes());
         let door = Door::new(Access::default(), metrics, CancellationToken::new());
-        let mut connections = Connections::new(door.layer(Routes::default().prepare()));
+        let (_, health) = tonic_health::server::health_reporter();
+        let mut connections = Connections::new(door.layer(Routes::new(health).prepare()));
         let (peer, stream) = tokio::io::duplex(64 * 1024);
         connections.serve(async { Some(stream) });
         (connections, peer)
@@ -248,5 +249,38 @@ mod tests {
             kept >= KEEP_ALIVE_INTERVAL && kept < KEEP_ALIVE_INTERVAL + 2 * KEEP_ALIVE_TIMEOUT,
             "{kept:?}"
         );
+    }
+
+    /// Whether a call with no request, of which the peer takes so many bytes, is open after an hour.
+    async fn lasts(method: &str, window_bytes: u32) -> bool {
+        let (_connections, peer) = connect();
+        let mut client = h2::client::Builder::new();
+        let handshake = client
+            .initial_window_size(window_bytes)
+            .handshake::<_, bytes::Bytes>(peer);
+        let (mut client, connection) = handshake.await.expect("it speaks HTTP/2");
+        let connection = tokio::spawn(connection);
+        let request = http::Request::post(format!("http://localhost/grpc.health.v1.Health/{method}"))
+            .header("content-type", "application/grpc")
+            .body(())
+            .expect("it is a request");
+        let (answer, mut body) = client.send_request(request, false).expect("it is sent");
+        body.send_data(bytes::Bytes::from_static(&[0; 5]), true)
+            .expect("it is sent");
+        let mut body = answer.await.expect("it is answered").into_body();
+        let ended = tokio::time::timeout(Duration::from_hours(1), async {
+            while body.data().await.is_some_and(|data| data.is_ok()) {}
+        });
+        let lasts = ended.await.is_err();
+        connection.abort();
+        lasts
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_is_dropped() {
+        assert!(!lasts("Check", 0).await);
+        assert!(!lasts("Watch", 0).await);
+        // One with nothing more to say stays.
+        assert!(lasts("Watch", 65_535).await);
     }
 }

@@ -8,6 +8,7 @@ mod leaving;
 mod methods;
 mod places;
 mod record;
+mod stall;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -34,6 +35,7 @@ use self::methods::{Lane, Method, Methods};
 use self::places::Places;
 pub(crate) use self::places::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX};
 use self::record::Record;
+pub(crate) use self::stall::Streams;
 use super::status;
 use crate::error::{Refusal, StoreError};
 use crate::metrics::Metrics;

@@ -10,6 +10,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::record::Record;
+use super::stall::Taking;
 use crate::error::with_details;
 
 /// What ends a call before it ends itself: its deadline, or the end of the service.
@@ -25,6 +26,7 @@ pub(super) struct Leaving {
     last_word: Option<Status>,
     /// Until the end.
     record: Option<Record>,
+    taking: Taking,
 }
 
 impl Leaving {
@@ -34,6 +36,7 @@ impl Leaving {
             limit,
             last_word: None,
             record: Some(record),
+            taking: Taking::here(),
         }
     }
 
@@ -50,6 +53,29 @@ impl Leaving {
         let mut trailers = HeaderMap::new();
         status.add_header(&mut trailers)?;
         Ok(Frame::trailers(trailers))
+    }
+
+    fn next(&mut self, context: &mut Context<'_>) -> Polled {
+        if self.record.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Some(status) = self.last_word.take() {
+            return Poll::Ready(Some(self.cut(&status)));
+        }
+        if let Poll::Ready(status) = self.limit.as_mut().poll(context) {
+            self.last_word = Some(status);
+        }
+        // What is there already may go before the last word: who watches the health must hear how it is.
+        match (
+            http_body::Body::poll_frame(Pin::new(&mut self.inner), context),
+            self.last_word.take(),
+        ) {
+            (Poll::Pending, Some(status)) => Poll::Ready(Some(self.cut(&status))),
+            (polled, last_word) => {
+                self.last_word = last_word;
+                self.pass(polled)
+            }
+        }
     }
 
     fn pass(&mut self, polled: Polled) -> Polled {
@@ -79,24 +105,12 @@ impl http_body::Body for Leaving {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
-        let this = &mut *self;
-        if this.record.is_none() {
-            return Poll::Ready(None);
+        self.taking.asked();
+        let polled = self.next(context);
+        if polled.is_ready() {
+            self.taking.handed();
         }
-        if let Some(status) = this.last_word.take() {
-            return Poll::Ready(Some(this.cut(&status)));
-        }
-        if let Poll::Ready(status) = this.limit.as_mut().poll(context) {
-            this.last_word = Some(status);
-        }
-        // What is there already may go before the last word: who watches the health must hear how it is.
-        match (Pin::new(&mut this.inner).poll_frame(context), this.last_word.take()) {
-            (Poll::Pending, Some(status)) => Poll::Ready(Some(this.cut(&status))),
-            (polled, last_word) => {
-                this.last_word = last_word;
-                this.pass(polled)
-            }
-        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

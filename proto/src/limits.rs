@@ -132,5 +132,13 @@ pub const CHECK_PROBLEMS_MAX: usize = 100;
 /// A client of a `Backup` or an `IntegrityCheck` that takes nothing for so long is cut off.
 pub const ERRAND_STALL_MAX: Duration = Duration::from_mins(1);
 
+/// Most that answers to calls may take in memory together while their clients take them, in bytes; answers of less than
+/// [`ANSWER_FREE_BYTES`] do not count.
+pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// See [`ANSWERS_BYTES_MAX`].
+pub const ANSWER_FREE_BYTES: usize = 64 * 1024;
+/// Most that the pages of watches may take in memory together while their clients take them, in bytes.
+pub const WATCH_PAGES_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Largest gRPC message that both ends accept: a full commit or a full value with its envelope.
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 36 * 1024 * 1024;

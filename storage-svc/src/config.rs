@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use proto::limits::{SNAPSHOT_AGE_MAX, WATCH_STALL_MAX};
+use proto::limits::{ANSWERS_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_PAGES_BYTES_MAX, WATCH_STALL_MAX};
 
 use crate::listen::ListenArgs;
 
@@ -71,13 +71,17 @@ impl StoreArgs {
     }
 }
 
-/// How long streams bear with clients that do not read. The contract's, unless a test is in a hurry.
+/// How long streams bear with clients that do not read, and how much is kept for such. The contract's, unless a test is in a hurry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
     /// Longest age of a `ScanStream`'s snapshot.
     pub snapshot_age_max: Duration,
     /// A client of a `Watch` that takes nothing for so long is cut off.
     pub watch_stall_max: Duration,
+    /// Most that answers to calls may take in memory while their clients take them, in bytes.
+    pub answers_bytes_max: usize,
+    /// Most that pages of watches may take so, in bytes.
+    pub watch_pages_bytes_max: usize,
 }
 
 impl Default for StreamLimits {
@@ -85,6 +89,8 @@ impl Default for StreamLimits {
         Self {
             snapshot_age_max: SNAPSHOT_AGE_MAX,
             watch_stall_max: WATCH_STALL_MAX,
+            answers_bytes_max: ANSWERS_BYTES_MAX,
+            watch_pages_bytes_max: WATCH_PAGES_BYTES_MAX,
         }
     }
 }

@@ -9,13 +9,13 @@ mod flow;
 mod kv;
 mod queue;
 
-use proto::limits::GRPC_MESSAGE_BYTES_MAX;
+use proto::limits::{ANSWER_FREE_BYTES, ANSWERS_BYTES_MAX, GRPC_MESSAGE_BYTES_MAX};
 use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::kv_service_server::KvServiceServer;
 use proto::v1::queue_service_server::QueueServiceServer;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::service::Routes;
+use tonic::{Response, Status};
 
 use self::admin::Admin;
 pub(crate) use self::admission::{Access, Admission, Door, PROBE_BYTES_MAX, Streams};
@@ -35,6 +35,21 @@ pub(crate) fn routes(store: &Store, draining: CancellationToken) -> Routes {
         .max_encoding_message_size(GRPC_MESSAGE_BYTES_MAX);
     let admin = AdminServiceServer::new(Admin::new(store.clone(), draining));
     Routes::new(kv).add_service(queue).add_service(admin)
+}
+
+// So that any answer can be given.
+const _: () = assert!(ANSWERS_BYTES_MAX > GRPC_MESSAGE_BYTES_MAX);
+
+/// An answer, with the room that it takes in memory until it has been sent. Refused if there is none: nothing has
+/// happened but a read.
+fn weighed<T: prost::Message>(answer: T, store: &Store) -> Result<Response<T>, Status> {
+    let bytes = answer.encoded_len();
+    let mut response = Response::new(answer);
+    if bytes >= ANSWER_FREE_BYTES {
+        let room = store.answers().try_take(bytes).map_err(status)?;
+        response.extensions_mut().insert(room);
+    }
+    Ok(response)
 }
 
 /// The status of a failure. What is the store's own fault is logged here, once, with its cause; clients learn none of

@@ -22,6 +22,7 @@ mod queue;
 mod queues;
 mod readers;
 mod request;
+mod room;
 mod schema;
 mod snapshots;
 mod stop;
@@ -58,6 +59,7 @@ use self::history::{Growth, Span};
 pub(crate) use self::kv::SCAN_KEYS_MAX;
 use self::lock::{LastClose, Lock};
 use self::readers::Readers;
+pub(crate) use self::room::{Reserved, Room};
 use self::snapshots::Snapshots;
 use self::stop::Stop;
 use self::waiting::{Ask, Asked, Claim, Patience, Returns};
@@ -67,8 +69,8 @@ use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
-    Commit, Deadline, Delivery, Entry, HistoryStats, KeyName, Outcome, Receive, Scan, ScanPage, Settled, Settlement,
-    Snapshot, StoreInfo, Told, Watch, With,
+    Commit, Deadline, Delivery, Entry, HistoryStats, KeyName, Lease, Outcome, Receive, Scan, ScanPage, Settled,
+    Settlement, Snapshot, StoreInfo, Told, Watch, With,
 };
 use crate::receipt::Seals;
 
@@ -89,6 +91,7 @@ struct Inner {
     /// One permit a KiB of the commits that wait.
     room: Arc<Semaphore>,
     places: Places,
+    answers: Room,
     readers: Readers,
     watches: Watches,
     snapshots: Snapshots,
@@ -150,9 +153,10 @@ impl Store {
         Ok(Self(Arc::new(Inner {
             jobs,
             room: Arc::new(Semaphore::new(permits(WRITES_WAITING_BYTES_MAX) as usize)),
-            watches: Watches::new(readers.clone(), args.streams.watch_stall_max),
+            watches: Watches::new(readers.clone(), args.streams),
             snapshots: Snapshots::new(path.clone(), args.streams.snapshot_age_max),
             places: Places::new(),
+            answers: Room::new(args.streams.answers_bytes_max),
             readers,
             errands: Errands::new(&path),
             metrics: Metrics::new(shared.tally.group_sizes()),
@@ -381,6 +385,22 @@ impl Store {
         let (answer, answered) = oneshot::channel();
         self.submit(Job::Write(Write::new(work, deadline, answer)))?;
         answered.await.map_err(|_| StoreError::Closing)?
+    }
+
+    /// The room for answers on their way to clients.
+    pub(crate) fn answers(&self) -> &Room {
+        &self.0.answers
+    }
+
+    /// How much of that is left, in bytes.
+    #[must_use]
+    pub fn answers_left_bytes(&self) -> usize {
+        self.0.answers.left_bytes()
+    }
+
+    /// Takes back messages that their receiver is not told of: ready again at once, the attempt not counted.
+    pub(crate) fn take_back(&self, leases: Vec<Lease>) {
+        self.returns().add(leases, Vec::new());
     }
 
     fn returns(&self) -> Returns {

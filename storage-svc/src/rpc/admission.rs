@@ -40,6 +40,7 @@ use super::status;
 use crate::error::{Refusal, StoreError};
 use crate::metrics::Metrics;
 use crate::model::Deadline;
+use crate::store::Reserved;
 
 /// No call that is a question and its answer takes longer, whatever its deadline.
 const CALL_TIME_MAX: Duration = Duration::from_mins(1);
@@ -198,10 +199,11 @@ where
                     return Ok(status.into_http());
                 }
             };
+            let room = answer.extensions_mut().remove::<Reserved>();
             if let Some(code) = explain(answer.headers_mut()) {
                 record.ended(code);
             }
-            Ok(answer.map(|body| Body::new(Leaving::new(Body::new(body), limit, record))))
+            Ok(answer.map(|body| Body::new(Leaving::new(Body::new(body), limit, record, room))))
         })
     }
 }

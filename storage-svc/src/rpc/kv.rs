@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::deadline;
-use super::{convert, flow, status};
+use super::{convert, flow, status, weighed};
 use crate::store::Store;
 
 /// Reads and writes of keys.
@@ -31,10 +31,11 @@ impl KvService for Kv {
         let as_bytes = request.as_bytes;
         let (name, with) = convert::get(request).map_err(status)?;
         let snapshot = self.store.get(name, with, deadline).await.map_err(status)?;
-        Ok(Response::new(v1::GetResponse {
+        let answer = v1::GetResponse {
             entry: snapshot.found.map(|entry| convert::entry(entry, as_bytes)),
             store_revision: snapshot.store_revision,
-        }))
+        };
+        weighed(answer, &self.store)
     }
 
     async fn batch_get(&self, request: Request<v1::BatchGetRequest>) -> Result<Response<v1::BatchGetResponse>, Status> {
@@ -46,10 +47,11 @@ impl KvService for Kv {
         let items = snapshot.found.into_iter().map(|entry| v1::batch_get_response::Item {
             entry: entry.map(|entry| convert::entry(entry, as_bytes)),
         });
-        Ok(Response::new(v1::BatchGetResponse {
+        let answer = v1::BatchGetResponse {
             items: items.collect(),
             store_revision: snapshot.store_revision,
-        }))
+        };
+        weighed(answer, &self.store)
     }
 
     async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<v1::ScanResponse>, Status> {
@@ -58,7 +60,7 @@ impl KvService for Kv {
         let call = convert::scan(request.into_inner(), seals).map_err(status)?;
         let snapshot = self.store.scan(call.scan.clone(), deadline).await.map_err(status)?;
         let page = convert::scan_page(snapshot.found, snapshot.store_revision, &call, seals);
-        Ok(Response::new(page))
+        weighed(page, &self.store)
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
@@ -87,7 +89,8 @@ impl KvService for Kv {
         let deadline = deadline(&request);
         let commit = convert::commit(request.into_inner(), self.store.seals()).map_err(status)?;
         let outcome = self.store.commit(commit, deadline).await.map_err(status)?;
-        Ok(Response::new(convert::outcome(outcome)))
+        // Only a conflict can be large, and then nothing has happened.
+        weighed(convert::outcome(outcome), &self.store)
     }
 
     type ScanStreamStream = tonic::codegen::BoxStream<v1::ScanStreamResponse>;

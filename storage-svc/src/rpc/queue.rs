@@ -6,7 +6,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::deadline;
-use super::{consume, convert, status};
+use super::{consume, convert, status, weighed};
+use crate::model::Lease;
 use crate::store::Store;
 
 /// Messages in and out.
@@ -40,11 +41,14 @@ impl QueueService for Queue {
         let receive = convert::receive(request.into_inner()).map_err(status)?;
         let queue = receive.queue.clone();
         let received = self.store.receive(receive, deadline, &self.draining).await;
-        let deliveries = received.map_err(status)?.into_iter();
+        let received = received.map_err(status)?;
+        let leases: Vec<Lease> = received.iter().map(|delivery| delivery.lease).collect();
+        let deliveries = received.into_iter();
         let deliveries = deliveries.map(|delivery| convert::delivery(delivery, &queue, self.store.seals()));
-        Ok(Response::new(v1::ReceiveResponse {
+        let answer = v1::ReceiveResponse {
             deliveries: deliveries.collect(),
-        }))
+        };
+        weighed(answer, &self.store).inspect_err(|_| self.store.take_back(leases))
     }
 
     async fn settle(&self, request: Request<v1::SettleRequest>) -> Result<Response<v1::SettleResponse>, Status> {
@@ -103,7 +107,7 @@ impl QueueService for Queue {
         let deadline = deadline(&request);
         let list = convert::list_queues(&request.into_inner(), self.store.seals()).map_err(status)?;
         let page = self.store.list_queues(list, deadline).await.map_err(status)?;
-        Ok(Response::new(convert::queue_page(&page, self.store.seals())))
+        weighed(convert::queue_page(&page, self.store.seals()), &self.store)
     }
 
     async fn delete_queue(
@@ -127,9 +131,10 @@ impl QueueService for Queue {
             .message(queue.clone(), which, deadline)
             .await
             .map_err(status)?;
-        Ok(Response::new(v1::GetMessageResponse {
+        let answer = v1::GetMessageResponse {
             message: Some(convert::message(message, &queue)),
-        }))
+        };
+        weighed(answer, &self.store)
     }
 
     async fn list_messages(
@@ -139,7 +144,7 @@ impl QueueService for Queue {
         let deadline = deadline(&request);
         let list = convert::list_messages(request.into_inner(), self.store.seals()).map_err(status)?;
         let page = self.store.list_messages(list.clone(), deadline).await.map_err(status)?;
-        Ok(Response::new(convert::message_page(page, &list, self.store.seals())))
+        weighed(convert::message_page(page, &list, self.store.seals()), &self.store)
     }
 
     async fn redrive(&self, request: Request<v1::RedriveRequest>) -> Result<Response<v1::RedriveResponse>, Status> {

@@ -117,7 +117,7 @@ impl<T: Send + 'static> Teller<T> {
                 biased;
                 () = self.stop.stopped() => Err(StoreError::Closing.into()),
                 () = self.closing.cancelled() => Err(StoreError::Closing.into()),
-                handed_over = self.source.hand_over(vec![item], latest) => handed_over.map_err(|refusal| match refusal {
+                handed_over = self.source.hand_over(vec![item], None, latest) => handed_over.map(|_| ()).map_err(|refusal| match refusal {
                     Refusal::Gone => End::Gone,
                     Refusal::Late => StoreError::SlowClient.into(),
                 }),

@@ -1,20 +1,23 @@
 //! What the store tells bit by bit: some items at a time, handed over as the reader takes them, and at last how it ended.
 //! Nothing queues up for a reader that does not read: whoever tells waits, for as long as it bears with that.
 
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use std::vec;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::room::Reserved;
 use crate::error::StoreError;
 
 /// The reader's end. Whoever drops it ends the telling.
 #[derive(Debug)]
 pub struct Flow<T> {
-    handed_over: mpsc::Receiver<Vec<T>>,
-    /// What is left of the last that were handed over.
-    items: vec::IntoIter<T>,
+    handed_over: mpsc::Receiver<Parcel<T>>,
+    /// What is being passed on.
+    current: Option<Parcel<T>>,
     /// None: it has been told.
     end: Option<oneshot::Receiver<Result<(), StoreError>>>,
 }
@@ -23,12 +26,12 @@ impl<T> Flow<T> {
     /// The next item, or the error that ended it; then none.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, StoreError>>> {
         loop {
-            if let Some(item) = self.items.next() {
+            if let Some(item) = self.current.as_ref().and_then(Parcel::next) {
                 return Poll::Ready(Some(Ok(item)));
             }
-            match std::task::ready!(self.handed_over.poll_recv(context)) {
-                Some(items) => self.items = items.into_iter(),
-                None => break,
+            self.current = std::task::ready!(self.handed_over.poll_recv(context));
+            if self.current.is_none() {
+                break;
             }
         }
         let Some(end) = &mut self.end else {
@@ -41,10 +44,65 @@ impl<T> Flow<T> {
     }
 }
 
+/// Some items that are handed over together. Both ends hold it: the reader passes them on, and the teller takes them back
+/// if it gives the reader up.
+#[derive(Debug)]
+struct Parcel<T>(Arc<Mutex<Option<Load<T>>>>);
+
+/// What is left of a parcel.
+#[derive(Debug)]
+struct Load<T> {
+    items: vec::IntoIter<T>,
+    _room: Option<Reserved>,
+    /// Tells the teller when this is gone.
+    _gone: oneshot::Sender<Infallible>,
+}
+
+impl<T> Parcel<T> {
+    fn next(&self) -> Option<T> {
+        let mut load = self.lock();
+        let item = load.as_mut().and_then(|load| load.items.next());
+        if item.is_none() {
+            *load = None;
+        }
+        item
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Load<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was handed over, as its teller sees it.
+#[derive(Debug)]
+pub(super) struct Handed<T> {
+    parcel: Parcel<T>,
+    gone: oneshot::Receiver<Infallible>,
+}
+
+impl<T> Handed<T> {
+    /// Waits until the reader has passed on all of it and asked for more.
+    pub(super) async fn passed_on(&mut self) {
+        // The other end is dropped, and never sends.
+        let _ = (&mut self.gone).await;
+    }
+
+    /// Whether the reader has passed on all of it.
+    pub(super) fn is_passed_on(&self) -> bool {
+        self.parcel.lock().is_none()
+    }
+
+    /// Takes back what has not been passed on.
+    pub(super) fn take_back(self) -> impl Iterator<Item = T> {
+        let load = self.parcel.lock().take();
+        load.into_iter().flat_map(|load| load.items)
+    }
+}
+
 /// The teller's end.
 #[derive(Debug)]
 pub(super) struct Source<T> {
-    items: mpsc::Sender<Vec<T>>,
+    items: mpsc::Sender<Parcel<T>>,
     end: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -78,7 +136,7 @@ pub(super) fn flow<T>() -> (Source<T>, Flow<T>) {
     let (end, ended) = oneshot::channel();
     let flow = Flow {
         handed_over,
-        items: Vec::new().into_iter(),
+        current: None,
         end: Some(ended),
     };
     (Source { items, end }, flow)
@@ -87,12 +145,27 @@ pub(super) fn flow<T>() -> (Source<T>, Flow<T>) {
 impl<T> Source<T> {
     /// Gives the next items once there is room for them, but not after `latest`. Those that come together also leave
     /// together, in few frames: a peer may take many small ones that it has no time for as an attack.
-    pub(super) async fn hand_over(&self, items: Vec<T>, latest: Instant) -> Result<(), Refusal> {
-        tokio::select! {
+    pub(super) async fn hand_over(
+        &self,
+        items: Vec<T>,
+        room: Option<Reserved>,
+        latest: Instant,
+    ) -> Result<Handed<T>, Refusal> {
+        let place = tokio::select! {
             biased;
-            () = tokio::time::sleep_until(latest.into()) => Err(Refusal::Late),
-            room = self.items.reserve() => room.map(|room| room.send(items)).map_err(|_| Refusal::Gone),
-        }
+            () = tokio::time::sleep_until(latest.into()) => return Err(Refusal::Late),
+            place = self.items.reserve() => place.map_err(|_| Refusal::Gone)?,
+        };
+        let (told, gone) = oneshot::channel();
+        let load = Load {
+            items: items.into_iter(),
+            _room: room,
+            _gone: told,
+        };
+        let load = Arc::new(Mutex::new(Some(load)));
+        place.send(Parcel(Arc::clone(&load)));
+        let parcel = Parcel(load);
+        Ok(Handed { parcel, gone })
     }
 
     /// Asks, for as long as it is kept, whether the reader is gone.

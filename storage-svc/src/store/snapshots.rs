@@ -122,8 +122,8 @@ impl Teller {
             biased;
             () = self.stop.stopped() => Err(StoreError::Closing.into()),
             () = self.closing.cancelled() => Err(StoreError::Closing.into()),
-            handed_over = self.source.hand_over(vec![page], latest) => match handed_over {
-                Ok(()) => Ok(()),
+            handed_over = self.source.hand_over(vec![page], None, latest) => match handed_over {
+                Ok(_) => Ok(()),
                 Err(Refusal::Gone) => Err(End::Gone),
                 Err(Refusal::Late) => Err(StoreError::SnapshotTooOld.into()),
             },

@@ -5,19 +5,27 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::limits::{WATCH_BATCH_BYTES, WATCHES_MAX};
+use proto::limits::{VALUE_BYTES_MAX, WATCH_BATCH_BYTES, WATCH_PAGES_BYTES_MAX, WATCHES_MAX};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::changes::{self, Cursor, Page, Query};
-use super::flow::{End, Flow, Refusal, Source, flow};
+use super::flow::{End, Flow, Handed, Refusal, Source, flow};
 use super::readers::Readers;
+use super::room::{Reserved, Room};
 use super::stop::Stop;
 use super::{history, kv};
+use crate::config::StreamLimits;
 use crate::error::StoreError;
 use crate::model::{Deadline, Told, Watch};
 
 /// Most watches that read at the same time, so that they leave readers to the calls.
 const READING_MAX: usize = 2;
+
+// So that any page finds room in the end: at least one value, and what it was behind.
+const _: () = assert!(WATCH_PAGES_BYTES_MAX > VALUE_BYTES_MAX + 2 * WATCH_BATCH_BYTES);
+
+/// A turn to read.
+type Turn = OwnedSemaphorePermit;
 
 /// The watches of a store.
 #[derive(Debug)]
@@ -25,16 +33,18 @@ pub(super) struct Watches {
     readers: Readers,
     places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
+    room: Room,
     stall_max: Duration,
 }
 
 impl Watches {
-    pub(super) fn new(readers: Readers, stall_max: Duration) -> Self {
+    pub(super) fn new(readers: Readers, limits: StreamLimits) -> Self {
         Self {
             readers,
             places: Arc::new(Semaphore::new(WATCHES_MAX)),
             turns: Arc::new(Semaphore::new(READING_MAX)),
-            stall_max,
+            room: Room::new(limits.watch_pages_bytes_max),
+            stall_max: limits.watch_stall_max,
         }
     }
 
@@ -73,6 +83,7 @@ impl Watches {
         let teller = Teller {
             readers: self.readers.clone(),
             turns: Arc::clone(&self.turns),
+            room: self.room.clone(),
             revision,
             query: Arc::new(Query {
                 selectors: watch.selectors,
@@ -81,6 +92,7 @@ impl Watches {
             cursor: Cursor::behind(after),
             told: after,
             told_at: Instant::now(),
+            passing: Vec::new(),
             marked: false,
             patience: self.stall_max,
             stall_max: self.stall_max,
@@ -98,12 +110,15 @@ impl Watches {
 struct Teller {
     readers: Readers,
     turns: Arc<Semaphore>,
+    room: Room,
     revision: watch::Receiver<u64>,
     query: Arc<Query>,
     cursor: Cursor,
-    /// Everything up to this revision has been told.
+    /// Everything up to this revision has been passed on by the reader.
     told: u64,
     told_at: Instant,
+    /// What was handed over since, with the revision up to which it tells everything: a page and two marks at most.
+    passing: Vec<(Handed<Told>, u64)>,
     /// A progress mark has been told.
     marked: bool,
     /// How long the next messages may wait for the reader.
@@ -126,15 +141,21 @@ impl Teller {
             store_revision: facts.revision,
             oldest_revision: facts.history_revision,
         };
-        self.tell(vec![head], 0).await?;
+        self.tell(vec![head], None, 0).await?;
         loop {
-            let page = self.read().await?;
+            // A watch holds the room of one page at a time: whoever waits for room holds none.
+            self.passed_on().await?;
+            let (page, turn) = self.read().await?;
             self.cursor = page.cursor;
-            if !page.batches.is_empty() {
+            if page.batches.is_empty() {
+                drop(turn);
+            } else {
                 let entries = page.batches.iter().flat_map(|batch| &batch.events);
                 let bytes = entries.map(|(_, entry)| kv::entry_bytes(entry)).sum();
+                let room = self.make_room(bytes).await?;
+                drop(turn);
                 let told = page.batches.into_iter().map(Told::Changes).collect();
-                self.tell(told, bytes).await?;
+                self.tell(told, Some(room), bytes).await?;
             }
             let is_due = if self.marked {
                 self.told_at.elapsed() >= self.progress_interval
@@ -150,15 +171,15 @@ impl Teller {
         }
     }
 
-    async fn read(&mut self) -> Result<Page, End> {
+    /// The next page, and the turn that it was read in: to be kept until there is room for the page, so that few pages
+    /// are there without.
+    async fn read(&mut self) -> Result<(Page, Turn), End> {
         let (query, cursor) = (Arc::clone(&self.query), self.cursor);
         let reading = async {
             let turn = Arc::clone(&self.turns).acquire_owned().await;
-            let read = move |connection: &_| {
-                // Held until the read is over, even if nobody waits for it any more.
-                let _turn = turn;
-                changes::page(connection, &query, cursor)
-            };
+            let turn = turn.map_err(|_| StoreError::Closing)?;
+            // The turn is held until the read is over, even if nobody waits for it any more.
+            let read = move |connection: &_| Ok((changes::page(connection, &query, cursor)?, turn));
             self.readers.read(None, read).await
         };
         tokio::select! {
@@ -189,27 +210,70 @@ impl Teller {
 
     async fn mark(&mut self) -> Result<(), End> {
         self.marked = true;
-        self.tell(vec![Told::Progress(self.cursor.complete)], 0).await
+        self.tell(vec![Told::Progress(self.cursor.complete)], None, 0).await
     }
 
-    async fn tell(&mut self, told: Vec<Told>, bytes: usize) -> Result<(), End> {
+    /// Waits until the reader has passed on what it was told.
+    async fn passed_on(&mut self) -> Result<(), End> {
+        let Some((last, complete)) = self.passing.last_mut() else {
+            return Ok(());
+        };
+        let latest = Instant::now() + self.patience;
+        tokio::select! {
+            biased;
+            () = self.source.gone() => return Err(End::Gone),
+            () = self.stop.stopped() => return Err(StoreError::Closing.into()),
+            () = last.passed_on() => self.told = *complete,
+            () = tokio::time::sleep_until(latest.into()) => return Err(self.give_up(Refusal::Late)),
+        }
+        self.passing.clear();
+        Ok(())
+    }
+
+    /// Waits for room. Whoever has it gives it back when its reader passes on its page, or its connection is cut.
+    async fn make_room(&self, bytes: usize) -> Result<Reserved, End> {
+        tokio::select! {
+            biased;
+            () = self.source.gone() => Err(End::Gone),
+            () = self.stop.stopped() => Err(StoreError::Closing.into()),
+            room = self.room.take(bytes) => Ok(room?),
+        }
+    }
+
+    /// How a watch ends whose reader did not make room: what it has not passed on is taken back, so that it holds no room
+    /// that others need, and is not counted as told.
+    fn give_up(&mut self, refusal: Refusal) -> End {
+        if refusal == Refusal::Gone {
+            return End::Gone;
+        }
+        let mut first_left = None;
+        for (handed, complete) in self.passing.drain(..) {
+            let left = handed.take_back().next();
+            if left.is_none() && first_left.is_none() {
+                self.told = complete;
+            }
+            first_left = first_left.or(left);
+        }
+        if let Some(Told::Changes(batch)) = first_left {
+            self.told = self.told.max(batch.revision - 1);
+        }
+        let last_revision = self.told;
+        StoreError::SlowWatcher { last_revision }.into()
+    }
+
+    async fn tell(&mut self, told: Vec<Told>, room: Option<Reserved>, bytes: usize) -> Result<(), End> {
         let latest = Instant::now() + self.patience;
         let handed_over = tokio::select! {
             biased;
             () = self.stop.stopped() => return Err(StoreError::Closing.into()),
-            handed_over = self.source.hand_over(told, latest) => handed_over,
+            handed_over = self.source.hand_over(told, room, latest) => handed_over,
         };
-        match handed_over {
-            Ok(()) => {}
-            Err(Refusal::Gone) => return Err(End::Gone),
-            Err(Refusal::Late) => {
-                return Err(StoreError::SlowWatcher {
-                    last_revision: self.told,
-                }
-                .into());
-            }
+        let handed = handed_over.map_err(|refusal| self.give_up(refusal))?;
+        self.passing.push((handed, self.cursor.complete));
+        let passed_on = self.passing.iter().take_while(|(handed, _)| handed.is_passed_on());
+        for (_, complete) in self.passing.drain(..passed_on.count()) {
+            self.told = complete;
         }
-        self.told = self.cursor.complete;
         self.told_at = Instant::now();
         // The next wait until these are on their way, which takes longer if they are large.
         let batches = u32::try_from(bytes / WATCH_BATCH_BYTES).unwrap_or(u32::MAX);

@@ -14,7 +14,7 @@ use crate::model::{Consume, Delivery, Lease};
 /// Most messages of one answer to a stream.
 const DELIVERIES_MAX: usize = 100;
 /// An answer to a stream ends after the message that reaches this many bytes of bodies.
-const DELIVERIES_BYTES: usize = 1024 * 1024;
+const DELIVERIES_BYTES: usize = 256 * 1024;
 
 /// The messages that are out through one stream.
 #[derive(Debug)]

@@ -26,6 +26,7 @@ mod queue_settings;
 mod queues;
 mod restore;
 mod rewatch;
+mod room;
 mod scan_stream;
 mod serving;
 mod support;

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 use super::record::Record;
 use super::stall::Taking;
 use crate::error::with_details;
+use crate::store::Reserved;
 
 /// What ends a call before it ends itself: its deadline, or the end of the service.
 pub(super) type Limit = Pin<Box<dyn Future<Output = Status> + Send>>;
@@ -27,16 +28,31 @@ pub(super) struct Leaving {
     /// Until the end.
     record: Option<Record>,
     taking: Taking,
+    /// What the answer takes in memory.
+    room: Option<Reserved>,
+}
+
+/// A part of an answer with the room that it takes: whoever sends it may hold it long after it was handed over.
+struct Weighed {
+    data: Bytes,
+    _room: Reserved,
+}
+
+impl AsRef<[u8]> for Weighed {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 impl Leaving {
-    pub(super) fn new(inner: Body, limit: Limit, record: Record) -> Self {
+    pub(super) fn new(inner: Body, limit: Limit, record: Record, room: Option<Reserved>) -> Self {
         Self {
             inner,
             limit,
             last_word: None,
             record: Some(record),
             taking: Taking::here(),
+            room,
         }
     }
 
@@ -44,6 +60,7 @@ impl Leaving {
         if let Some(mut record) = self.record.take() {
             record.ended(code);
         }
+        self.room = None;
         // What is behind a stream hears of its end now, and not when the peer has read it.
         self.inner = Body::empty();
     }
@@ -85,6 +102,15 @@ impl Leaving {
                     let code = explain(trailers);
                     self.end(code.unwrap_or(Code::Unknown));
                 }
+                let frame = match &self.room {
+                    Some(room) => frame.map_data(|data| {
+                        Bytes::from_owner(Weighed {
+                            data,
+                            _room: room.clone(),
+                        })
+                    }),
+                    None => frame,
+                };
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(status))) => {

@@ -1,0 +1,147 @@
+//! Room in memory for what clients do not take: so much at once and no more, and whole again afterwards.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use proto::v1;
+use runtime::clock::Clock;
+use storage_svc::StoreArgs;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::{START_MS, Service, eventually, message, receive, within};
+use crate::watching::{Watching, all};
+
+const KIB: usize = 1_024;
+
+/// A value of about this size, and the key that names it, fit into so many units of a KiB: one more for what is around it.
+const VALUE_KIB: usize = 300;
+
+async fn start(set: impl Fn(&mut StoreArgs)) -> Service {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    Service::start_with(folder, Clock::manual(START_MS), set).await
+}
+
+/// A peer that asks and does not take what it is answered: its window is that of the protocol, and stays shut.
+struct Idler {
+    _client: h2::client::SendRequest<bytes::Bytes>,
+    _answers: Vec<h2::client::ResponseFuture>,
+    connection: JoinHandle<()>,
+}
+
+impl Idler {
+    async fn ask(service: &Service, path: &str, messages: &[Vec<u8>]) -> Self {
+        let stream = TcpStream::connect(&service.address).await.expect("it connects");
+        let (mut client, connection) = h2::client::handshake(stream).await.expect("it speaks HTTP/2");
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        let mut answers = Vec::new();
+        for message in messages {
+            let request = http::Request::post(format!("http://{}{path}", service.address))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(())
+                .expect("it is a request");
+            let (answer, mut body) = client.send_request(request, false).expect("it is sent");
+            let mut framed = vec![0];
+            framed.extend(u32::try_from(message.len()).expect("it is short").to_be_bytes());
+            framed.extend(message);
+            body.send_data(framed.into(), true).expect("it is sent");
+            answers.push(answer);
+        }
+        Self {
+            _client: client,
+            _answers: answers,
+            connection,
+        }
+    }
+
+    fn leave(self) {
+        self.connection.abort();
+    }
+}
+
+#[track_caller]
+fn is_shed(status: &Status) {
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_have_so_much_room_and_no_more() {
+    let room = 2 * (VALUE_KIB + 1) * KIB;
+    let mut service = start(|args| args.streams.answers_bytes_max = room).await;
+    service.put("large", &"x".repeat(VALUE_KIB * KIB)).await;
+    service.put("small", "x").await;
+    let large = v1::GetRequest {
+        namespace: "n".to_owned(),
+        key: "large".to_owned(),
+        ..Default::default()
+    };
+    let asked = vec![large.encode_to_vec(); 2];
+    let idler = Idler::ask(&service, "/dp1.storage.v1.KvService/Get", &asked).await;
+    eventually("both answers wait", async || service.store().answers_left_bytes() == 0).await;
+
+    is_shed(&service.kv.get(large.clone()).await.expect_err("there is no room"));
+    assert!(service.get("small").await.is_some(), "what is small takes none");
+    // Messages that could not be handed over are there for the next, their attempt not counted.
+    let mut queued = message("m");
+    queued.content = Some(v1::new_message::Content::Text("x".repeat(100 * KIB)));
+    let enqueue = v1::EnqueueRequest {
+        messages: vec![queued],
+        ..Default::default()
+    };
+    service.queue.enqueue(enqueue).await.expect("it is enqueued");
+    is_shed(&service.queue.receive(receive()).await.expect_err("there is no room"));
+
+    idler.leave();
+    eventually("the room is whole again", async || {
+        service.store().answers_left_bytes() == room
+    })
+    .await;
+    service.kv.get(large).await.expect("there is room");
+    let received = within(service.queue.receive(receive())).await.expect("there is room");
+    let delivery = &received.into_inner().deliveries[0];
+    assert_eq!(delivery.message.as_ref().expect("there is one").attempt, 1);
+    eventually("what was taken takes no room", async || {
+        service.store().answers_left_bytes() == room
+    })
+    .await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_that_nobody_reads_keeps_the_room_of_one_page_and_leaves_others_theirs() {
+    let mut service = start(|args| {
+        // One page and a bit.
+        args.streams.watch_pages_bytes_max = 1_600 * KIB;
+        args.streams.watch_stall_max = Duration::from_millis(300);
+    })
+    .await;
+    for _ in 0..6 {
+        service.put("k", &"x".repeat(500 * KIB)).await;
+    }
+    let watch = v1::WatchRequest {
+        selectors: vec![v1::Selector {
+            namespace: "n".to_owned(),
+            keys: None,
+        }],
+        after_revision: Some(0),
+        ..Default::default()
+    };
+    let idler = Idler::ask(&service, "/dp1.storage.v1.KvService/Watch", &[watch.encode_to_vec()]).await;
+    eventually("it watches", async || service.store().watches() == 1).await;
+
+    let mut watching = Watching::begin(&mut service.kv, all(0)).await.expect("it begins");
+    let batches = within(watching.until_mark()).await.0;
+    let revisions: Vec<_> = batches.iter().map(|batch| batch.revision).collect();
+    assert_eq!(revisions, [1, 2, 3, 4, 5, 6]);
+    drop(watching);
+    eventually("the one that reads nothing is given up", async || {
+        service.store().watches() == 0
+    })
+    .await;
+    idler.leave();
+    service.stop().await;
+}

@@ -417,6 +417,17 @@ pub enum OpenError {
         /// The first fault, as the engine says it.
         found: String,
     },
+    /// The file is not there, or is another than the one whose write-ahead log lies beside it: with that log the engine
+    /// would damage it.
+    #[error(
+        "beside the database {} lies the write-ahead log of another: put back the file that the log belongs to, or move \
+         the log away",
+        path.display()
+    )]
+    LogOfAnother {
+        /// Of the database.
+        path: PathBuf,
+    },
     /// The file is no database, or its first bytes are damaged.
     #[error("{} is not a SQLite database; if it was one, restore a backup", path.display())]
     NotADatabase {

@@ -67,7 +67,8 @@ const PROMISES: [(&str, &str); 13] = [
          select printf('the change %d is of the namespace %d, which there is not', id, namespace_id) from change \
          where not exists (select 1 from namespace where namespace.id = change.namespace_id) \
          union all \
-         select printf('the change %d has lost its value %d', id, value_id) from change where value_id is not null \
+         select printf('the change %d has lost its value %d', change.id, value_id) from change, store \
+         where value_id is not null and change.revision > history_revision \
          and not exists (select 1 from value where value.id = change.value_id)",
     ),
     (

@@ -1,5 +1,7 @@
 //! Opens the file: identity, settings of the engine, migrations. Knows no key and no message.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Instant;
 
@@ -23,6 +25,10 @@ const MIGRATIONS: [&str; 5] = [
 ];
 /// Of a page of the file, in bytes: best for values of 1 to 8 KiB.
 pub(super) const PAGE_BYTES: u64 = 8_192;
+/// Where the file's header says which kind of journal its readers must know, and what it says there of a file that has no
+/// write-ahead log.
+const JOURNAL_AT: usize = 19;
+const NO_LOG: u8 = 1;
 /// Statements that a connection keeps prepared: more than there are.
 const STATEMENTS_KEPT: usize = 256;
 
@@ -158,14 +164,30 @@ fn identify(connection: &Connection, path: &Path) -> Result<usize, OpenError> {
     }
 }
 
-/// The first page is in the file before there is a log, so an empty file with a log beside it has lost its pages. The
-/// engine would take it for a new one, and delete the log.
+/// The engine takes any log that lies beside a file for the file's own. The first page is in the file before there is a
+/// log, so an empty file with a log beside it has lost its pages, and one that is not there is lost itself: the engine
+/// would make a new one and delete the log. A file that was never opened by us, as a copy is, has no log: it was put in the
+/// place of another, whose log would be written over it.
 fn look_for_lost_file(path: &Path) -> Result<(), OpenError> {
-    let bytes = |path: &Path| std::fs::metadata(path).map(|file| file.len()).ok();
-    if bytes(path) == Some(0) && bytes(&beside(path, "-wal")).is_some_and(|bytes| bytes > 0) {
-        return Err(damaged(path, &"it is empty, and its write-ahead log is not"));
+    let has_log = std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    if !has_log {
+        return Ok(());
     }
-    Ok(())
+    let another = || OpenError::LogOfAnother { path: path.to_owned() };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(another()),
+        // The engine says what is wrong with it.
+        Err(_) => return Ok(()),
+    };
+    let mut header = [0; JOURNAL_AT + 1];
+    match file.read_exact(&mut header) {
+        Ok(()) if header[JOURNAL_AT] == NO_LOG => Err(another()),
+        Err(_) if file.metadata().is_ok_and(|file| file.len() == 0) => {
+            Err(damaged(path, &"it is empty, and its write-ahead log is not"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Looks through the whole file, all but the indexes' content, and ends at the first fault.

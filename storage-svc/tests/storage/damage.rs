@@ -141,6 +141,47 @@ async fn a_file_that_was_cut_is_found_at_any_start() {
 }
 
 #[tokio::test]
+async fn a_backup_put_in_the_place_of_a_killed_store_is_not_opened_with_its_log() {
+    let mut service = Service::start().await;
+    for number in 0..50 {
+        service.put(&format!("early/{number}"), "1").await;
+    }
+    let (_, copy) = crate::backup::back_up(&mut service.admin).await.expect("there is room");
+    for number in 0..50 {
+        service.put(&format!("late/{number}"), "2").await;
+    }
+    let database = fs::read(service.path()).expect("it reads");
+    let log = fs::read(beside(&service.path(), "-wal")).expect("there is a log");
+    assert!(!log.is_empty());
+    service.stop().await;
+
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let path = store_args(folder.path()).sqlite_db_path;
+    fs::write(beside(&path, "-wal"), &log).expect("it is written");
+    mark_as_not_closed(&path);
+    // Not there at all, and there with somebody else's log.
+    for put_there in [None, Some(&copy)] {
+        if let Some(file) = put_there {
+            fs::write(&path, file).expect("it is written");
+        }
+        let error = open(&path).expect_err("it does not open");
+        assert!(matches!(error, OpenError::LogOfAnother { .. }), "{error:?}");
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        assert_eq!(fs::read(beside(&path, "-wal")).expect("it reads"), log, "it is untouched");
+        assert_eq!(fs::read(&path).ok().as_ref(), put_there, "as is the file");
+    }
+    fs::write(&path, &database).expect("it is written");
+    open(&path).expect("the log is its own").close().await;
+    // Without the log the copy opens.
+    fs::write(&path, &copy).expect("it is written");
+    let mut service = Service::start_in(folder, Clock::manual(START_MS)).await;
+    assert!(service.get("early/49").await.is_some());
+    assert!(service.get("late/0").await.is_none());
+    crate::admin::assert_in_order(&mut service.admin).await;
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_header_overwritten_is_no_database() {
     let (_folder, path) = closed().await;
     let good = fs::read(&path).expect("it reads");

@@ -1,9 +1,12 @@
 //! What the history keeps and lets go, and the values that it holds on to.
 
 use super::*;
-use crate::model::{ChangeBatch, Event, Selection, Selector};
+use crate::model::{ChangeBatch, CheckReport, Event, Selection, Selector};
 use crate::store::changes::{Cursor, Query, page};
+use crate::store::check;
+use crate::store::errand::{Errand, Errands};
 use crate::store::history::facts;
+use crate::store::stop::Stop;
 
 /// Too long to lie in a row.
 const LONG: usize = 300;
@@ -268,6 +271,39 @@ fn history_is_kept_up_to_its_size_and_forgotten_in_steps_and_whole_revisions() {
         (0, 3),
         "the last one alone is too much"
     );
+}
+
+#[tokio::test]
+async fn a_check_asks_no_value_of_a_change_that_is_not_told_any_more() {
+    let mut bench = Bench::new();
+    let mut large = Commit::new(Origin::Commit);
+    for index in 0..2_500 {
+        let mut one = put(&format!("k{index:04}"), long("1"));
+        large.mutations.push(one.mutations.remove(0));
+    }
+    bench.write(large);
+    bench.writer.span.bytes_max = 0;
+    bench.collect();
+    // Its change waits to be forgotten, so its value goes at once.
+    bench.write(put("k2499", "2"));
+    assert_eq!(bench.oldest(), 1);
+    assert_eq!((bench.rows("change"), bench.rows("value")), (499, 2_499));
+
+    let path = bench.folder.path().join("store.db");
+    let stop = Stop {
+        draining: CancellationToken::new(),
+        ended: bench.ended.clone(),
+    };
+    let reports = Errands::new(&path).begin(Errand::Check, stop, check::check);
+    let mut reports = reports.expect("there is none yet");
+    let mut last = None;
+    while let Some(report) = std::future::poll_fn(|context| reports.poll_next(context)).await {
+        match report.expect("it reads") {
+            CheckReport::Problem(problem) => panic!("{problem}"),
+            report => last = Some(report),
+        }
+    }
+    assert_eq!(last, Some(CheckReport::Finished { problems: 0 }));
 }
 
 #[test]

@@ -167,7 +167,11 @@ async fn a_backup_put_in_the_place_of_a_killed_store_is_not_opened_with_its_log(
         let error = open(&path).expect_err("it does not open");
         assert!(matches!(error, OpenError::LogOfAnother { .. }), "{error:?}");
         assert_eq!(error.to_string().lines().count(), 1, "{error}");
-        assert_eq!(fs::read(beside(&path, "-wal")).expect("it reads"), log, "it is untouched");
+        assert_eq!(
+            fs::read(beside(&path, "-wal")).expect("it reads"),
+            log,
+            "it is untouched"
+        );
         assert_eq!(fs::read(&path).ok().as_ref(), put_there, "as is the file");
     }
     fs::write(&path, &database).expect("it is written");

@@ -117,7 +117,6 @@ fn what_the_record_does_not_tell_is_a_fault() {
             r"9 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 4<`/store/db`>, 0) = 0x7f0000000000",
             "mmap",
         ),
-        (r#"9 read(4<`/store/db`>, "`a`", 1) = 1"#, "read of a file is not known"),
         (r#"9 rename("`/store/a`", "`/store/b`") = 0"#, "rename is not known"),
         (
             r#"9 openat(AT_FDCWD, "`/store/db`", O_RDWR|O_TRUNC) = 4<`/store/db`>"#,

@@ -190,7 +190,8 @@ pub(crate) fn is_index(path: &Path) -> bool {
 
 /// How many bytes a call took; all, if it did not say.
 fn count(result: &str) -> Result<usize, String> {
-    if result == "?" {
+    // "? <unavailable>" of a call that the process did not outlive.
+    if result.starts_with('?') {
         return Ok(usize::MAX);
     }
     result.parse().map_err(|_| format!("{result:?} is no number"))

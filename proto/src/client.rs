@@ -206,6 +206,8 @@ impl StorageClient {
     pub async fn receive(&self, message: v1::ReceiveRequest) -> Result<Vec<v1::Delivery>, ClientError> {
         let wait = message
             .wait
+            // The conversion negates what is less than nothing, and the least number has no negation.
+            .filter(|wait| wait.seconds >= 0)
             .and_then(|wait| Duration::try_from(wait).ok())
             .unwrap_or_default();
         Ok(within(wait + CALL_TIMEOUT, Repeat::IfRefused, message, |request| {

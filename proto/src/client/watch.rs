@@ -79,6 +79,7 @@ impl StorageClient {
     pub fn watch(&self, request: v1::WatchRequest) -> Watch {
         let interval = request
             .progress_interval
+            .filter(|interval| interval.seconds >= 0)
             .and_then(|interval| Duration::try_from(interval).ok());
         let interval = interval.unwrap_or(WATCH_PROGRESS_DEFAULT);
         Watch {

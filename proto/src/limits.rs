@@ -89,7 +89,7 @@ pub const FAILURES_KEPT: usize = 20;
 /// Most ids in a `Redrive` or `Purge`, and most messages that one call moves or deletes.
 pub const SWEPT_MESSAGES_MAX: usize = 1_000;
 /// Most messages that a forced `DeleteQueue` deletes.
-pub const DELETE_QUEUE_MESSAGES_MAX: u64 = 100_000;
+pub const DELETE_QUEUE_MESSAGES_MAX: u64 = 10_000;
 /// Rows in a page of `ListQueues` and `ListMessages` when none are asked for.
 pub const LIST_ROWS_DEFAULT: usize = 100;
 /// Most rows in such a page.

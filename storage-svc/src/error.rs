@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::limits::{DELETE_QUEUE_MESSAGES_MAX, ERRAND_STALL_MAX};
+use proto::limits::DELETE_QUEUE_MESSAGES_MAX;
 use rusqlite::ErrorCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -109,12 +109,6 @@ pub enum StoreError {
         /// Its id or dedup id.
         message: String,
     },
-    /// There are as many streams of deliveries as there may be.
-    #[error("there are too many Consume streams")]
-    ConsumersExhausted,
-    /// The client of a stream takes nothing any more.
-    #[error("the client takes nothing")]
-    ClientStalled,
     /// Too much is waiting already.
     #[error("the store is overloaded")]
     Overloaded,
@@ -134,7 +128,7 @@ pub enum StoreError {
     #[error("the store cannot use a file beside its own")]
     File(#[source] Arc<io::Error>),
     /// The caller takes nothing of what it asked for.
-    #[error("nothing was taken for {} s", ERRAND_STALL_MAX.as_secs())]
+    #[error("the client took nothing for too long")]
     SlowClient,
     /// No connection to read with could be had.
     #[error("the store cannot be read")]
@@ -265,10 +259,7 @@ impl From<StoreError> for Status {
                 Code::NotFound,
                 ErrorDetails::with_resource_info("message", message, queue, "it is not there"),
             ),
-            StoreError::Overloaded
-            | StoreError::TooMany { .. }
-            | StoreError::ConsumersExhausted
-            | StoreError::ClientStalled => (
+            StoreError::Overloaded | StoreError::TooMany { .. } => (
                 Code::ResourceExhausted,
                 ErrorDetails::with_retry_info(Some(RETRY_DELAY)),
             ),

@@ -1,6 +1,7 @@
 //! The store: an async handle on one SQLite file. Owns who may touch the file and when; knows keys, values and messages,
 //! and nothing of the wire.
 
+mod batch;
 mod changes;
 mod check;
 mod checkpoint;
@@ -13,6 +14,7 @@ mod effects;
 mod errand;
 mod flow;
 mod history;
+mod job;
 mod kv;
 mod lock;
 mod operator;
@@ -56,6 +58,7 @@ use self::effects::{Effects, Moment};
 use self::errand::Errands;
 pub use self::flow::Flow;
 use self::history::{Growth, Span};
+use self::job::{Answer, Job, Write};
 pub(crate) use self::kv::SCAN_KEYS_MAX;
 use self::lock::{LastClose, Lock};
 use self::readers::Readers;
@@ -64,7 +67,7 @@ use self::snapshots::Snapshots;
 use self::stop::Stop;
 use self::waiting::{Ask, Asked, Claim, Patience, Returns};
 use self::watches::Watches;
-use self::writer::{Answer, Job, Shared, Write, Writer};
+use self::writer::{Shared, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
 use crate::metrics::Metrics;

@@ -198,7 +198,7 @@ impl Talk {
                     self.hand_at = Instant::now();
                 }
                 () = tokio::time::sleep_until(self.hand_at + CONSUME_STALL_MAX), if !has_hand => {
-                    return Err(status(StoreError::ClientStalled));
+                    return Err(status(StoreError::SlowClient));
                 }
                 () = draining.cancelled(), if has_hand && self.leaves_at.is_none() => self.leave(),
                 results = first(&mut self.settling), if has_hand => {

@@ -36,7 +36,10 @@ impl Places {
         let permit = Arc::clone(&self.0).try_acquire_owned();
         let place = permit.map(|permit| Place { _permit: permit });
         place.map_err(|error| match error {
-            TryAcquireError::NoPermits => StoreError::ConsumersExhausted,
+            TryAcquireError::NoPermits => StoreError::TooMany {
+                what: "Consume streams",
+                most: CONSUMERS_MAX,
+            },
             TryAcquireError::Closed => StoreError::Closing,
         })
     }

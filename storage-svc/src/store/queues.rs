@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::effects::Moment;
-use super::writer::Job;
+use super::job::Job;
 use super::{Shared, Store, queue};
 use crate::error::StoreError;
 use crate::model::{

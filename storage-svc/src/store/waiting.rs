@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::job::Job;
 use super::window::Window;
-use super::writer::Job;
 use crate::error::StoreError;
 use crate::model::{Deadline, Delivery, Lease, QueueName};
 

@@ -10,15 +10,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
+use super::batch::{Batch, in_time};
 use super::checkpoint::{Checkpoints, checkpoint, empty_log};
 use super::clock::StoreClock;
 use super::collect::{self, Left};
-use super::effects::{Effects, Moment};
+use super::effects::Effects;
 use super::history::{self, Span};
+use super::job::{Answer, Aside, Job, Reply, Write};
 use super::lock::Lock;
 use super::pages::give_back_pages;
 use super::queue::Lately;
@@ -27,7 +29,7 @@ use super::waiting::{Claim, Claimed, Lines, Returned};
 use super::window::Holders;
 use super::{commit, queue};
 use crate::error::StoreError;
-use crate::model::{Action, Commit, Deadline, Delivery, Lease, Outcome, Settlement};
+use crate::model::{Action, Delivery, Lease, Outcome, Settlement};
 
 /// Most requests in a batch.
 const BATCH_JOBS_MAX: usize = 256;
@@ -52,96 +54,8 @@ const LOG_RETRY: Duration = Duration::from_secs(5);
 /// Free pages that are kept for what is written next.
 const FREE_PAGES_KEPT: u64 = 1_024;
 
-const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?), \
-     history_changes = history_changes + ?, history_bytes = history_bytes + ? where id = 0";
 /// What `last_error` says of a message that its stream left unsettled.
 const STREAM_ENDED: &str = "the stream ended";
-
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// What the writer is asked to do.
-#[derive(Debug)]
-pub(super) enum Job {
-    Commit {
-        commit: Box<Commit>,
-        deadline: Deadline,
-        answer: Answer<Outcome>,
-        /// The commit's share of the memory that may wait here.
-        room: OwnedSemaphorePermit,
-    },
-    /// Any other change.
-    Write(Write),
-    Claim(Claim),
-    /// Work between batches.
-    Aside(Aside),
-    /// Look at the clock: answered after a batch has moved messages whose time had come.
-    Sweep(Answer<()>),
-    /// There is something to do that is not in the channel.
-    Wake,
-    /// Finish what came before, and end.
-    Close,
-}
-
-impl Job {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Commit { commit, .. } => commit.bytes,
-            _ => 0,
-        }
-    }
-}
-
-/// A change that only its asker knows: it runs in a savepoint of its own, and is answered after the commit.
-pub(super) struct Write(Box<dyn FnOnce(&mut Batch<'_>) -> Reply + Send>);
-
-/// Answers a change, once it is known whether its batch was committed.
-type Reply = Box<dyn FnOnce(&Result<(), StoreError>)>;
-
-impl Write {
-    /// The change that `work` makes, not begun after `deadline`, its result sent to `answer`.
-    pub(super) fn new<T: Send + 'static>(
-        work: impl FnOnce(&Connection, Moment) -> Result<(T, Effects), StoreError> + Send + 'static,
-        deadline: Deadline,
-        answer: Answer<T>,
-    ) -> Self {
-        Self(Box::new(move |batch| {
-            let result = in_time(deadline).and_then(|()| batch.attempt(work));
-            Box::new(move |committed| drop(answer.send(committed.clone().and(result))))
-        }))
-    }
-}
-
-/// Work on the connection between two batches: what no transaction may be open for.
-pub(super) struct Aside(Box<dyn FnOnce(&Connection) + Send>);
-
-impl Aside {
-    /// The work, not begun after `deadline`, its result sent to `answer`.
-    pub(super) fn new<T: Send + 'static>(
-        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
-        deadline: Deadline,
-        answer: Answer<T>,
-    ) -> Self {
-        Self(Box::new(move |connection| {
-            drop(answer.send(in_time(deadline).and_then(|()| work(connection))));
-        }))
-    }
-
-    fn run(self, connection: &Connection) {
-        (self.0)(connection);
-    }
-}
-
-impl std::fmt::Debug for Aside {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Aside")
-    }
-}
-
-impl std::fmt::Debug for Write {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Write")
-    }
-}
 
 /// An answer that waits for the commit.
 enum Pending {
@@ -523,72 +437,6 @@ fn nacks(leases: &[Lease]) -> Vec<Settlement> {
         },
     };
     leases.iter().map(nack).collect()
-}
-
-/// A transaction and what its requests did so far.
-pub(super) struct Batch<'connection> {
-    /// Or why nothing of the batch can be committed.
-    transaction: Result<Transaction<'connection>, StoreError>,
-    now_ms: i64,
-    revision: u64,
-    effects: Effects,
-}
-
-impl Batch<'_> {
-    /// Runs one request in a savepoint of its own; its effects count only if that holds.
-    fn attempt<T>(
-        &mut self,
-        work: impl FnOnce(&Connection, Moment) -> Result<(T, Effects), StoreError>,
-    ) -> Result<T, StoreError> {
-        let moment = Moment {
-            now_ms: self.now_ms,
-            revision: self.revision,
-        };
-        let transaction = self.transaction.as_mut().map_err(|failure| failure.clone())?;
-        let mut savepoint = transaction.savepoint()?;
-        let done = work(&savepoint, moment);
-        let kept = match &done {
-            Ok(_) => savepoint.commit(),
-            Err(_) => savepoint.rollback().and_then(|()| savepoint.commit()),
-        };
-        let failure = match (done, kept) {
-            (Ok((value, effects)), Ok(())) => {
-                self.revision = effects.revision.unwrap_or(self.revision);
-                self.effects.absorb(effects);
-                return Ok(value);
-            }
-            (Err(error), Ok(())) => return Err(error),
-            // A full or failing disk may undo the whole transaction: then there is no savepoint to go back to, and
-            // nothing of the others is left either.
-            (Err(error), Err(_)) => error,
-            (Ok(_), Err(error)) => error.into(),
-        };
-        self.transaction = Err(failure.clone());
-        Err(failure)
-    }
-
-    /// Commits what holds. The store's row is written once for all.
-    fn commit(self) -> Result<(u64, Effects), StoreError> {
-        let transaction = self.transaction?;
-        if self.effects.wrote {
-            transaction.prepare_cached(SET_STORE)?.execute((
-                self.revision.cast_signed(),
-                self.now_ms,
-                self.effects.history.changes,
-                self.effects.history.bytes,
-            ))?;
-        }
-        transaction.commit()?;
-        Ok((self.revision, self.effects))
-    }
-}
-
-/// Whether a request may still be begun.
-fn in_time(deadline: Deadline) -> Result<(), StoreError> {
-    match deadline {
-        Some(deadline) if deadline <= Instant::now() => Err(StoreError::DeadlineExceeded),
-        _ => Ok(()),
-    }
 }
 
 /// Runs one request. Who asks for messages joins the queue's line, behind those who wait there already.

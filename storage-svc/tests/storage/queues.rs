@@ -258,11 +258,11 @@ async fn a_queue_that_is_too_large_is_purged_first() {
     let service = Service::start().await;
     let path = service.path();
     let folder = service.stop().await;
-    // By hand, because a hundred thousand calls take long.
+    // By hand, because ten thousand calls take long.
     let file = Connection::open(path).expect("it opens");
     file.execute_batch(
-        "insert into queue (id, name, ready) values (1, 'q', 100001); \
-         with recursive c(i) as (select 1 union all select i + 1 from c where i < 100001) \
+        "insert into queue (id, name, ready) values (1, 'q', 10001); \
+         with recursive c(i) as (select 1 union all select i + 1 from c where i < 10001) \
          insert into message (id, queue_id, state, due_ms, enqueue_ms) select i, 1, 2, 0, 0 from c; \
          insert into message_body (id, kind, body) select id, 0, x'00' from message",
     )
@@ -281,7 +281,7 @@ async fn a_queue_that_is_too_large_is_purged_first() {
     assert_eq!(status.code(), Code::FailedPrecondition);
     let details = status.get_details_precondition_failure().expect("it says why");
     assert_eq!(details.violations[0].r#type, "QUEUE_TOO_LARGE");
-    assert_eq!(service.purge(&[100_001], &[Ready]).await, (1, false));
+    assert_eq!(service.purge(&[10_001], &[Ready]).await, (1, false));
     within(service.queue.delete_queue(delete)).await.expect("now it fits");
     assert_eq!(service.rows(), [].into());
     service.stop().await;
@@ -333,7 +333,7 @@ async fn limits_and_capabilities_are_told() {
         ("backoff_jitter_percent", 100),
         ("queue_attempts", 1_000),
         ("queue_depth", 10_000_000),
-        ("delete_queue_messages", 100_000),
+        ("delete_queue_messages", 10_000),
         ("failures_kept", 20),
         ("swept_messages", 1_000),
         ("list_rows", 1_000),

@@ -13,7 +13,7 @@ use crate::store::effects::{Effects, Moment};
 
 /// Most remembered ids that are deleted with their queue. More of them stay until their time is over: nobody can meet
 /// them, because the row id of a queue is never used again.
-const DEDUP_IDS_MAX: i64 = 100_000;
+const DEDUP_IDS_MAX: i64 = 10_000;
 
 const LEASED: &str = "select id from message indexed by message_state where queue_id = ? and state = 3";
 const DELETE_FAILURES: &str = "delete from failure where message_id in \

@@ -7,16 +7,18 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use proptest::prelude::*;
 use runtime::clock::Clock;
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
 use tokio::sync::oneshot::Receiver as Answered;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::config::Sync;
 use crate::model::{
-    Action, Change, Content, Expiry, Key, KeyName, Mutation, Namespace, NewMessage, Origin, Pairs, QueueName, Settled,
-    Settlement, With,
+    Action, Change, Commit, Content, Deadline, Expiry, Key, KeyName, Mutation, Namespace, NewMessage, Origin, Pairs,
+    QueueName, Settled, Settlement, With,
 };
+use crate::store::batch::SET_STORE;
+use crate::store::effects::Moment;
 use crate::store::kv;
 use crate::store::waiting::{Ask, Asked, Patience, Returns};
 use crate::store::{changes, checkpoint::Checkpoints, collect, commit, queue, request, schema};

@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 use proto::limits::RECEIVE_BYTES;
 use runtime::clock::Clock;
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -91,8 +91,8 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     jobs: SyncSender<Job>,
-    /// One permit a KiB of the commits that wait.
-    room: Arc<Semaphore>,
+    /// For commits that wait.
+    room: Room,
     places: Places,
     answers: Room,
     readers: Readers,
@@ -155,7 +155,7 @@ impl Store {
             .map_err(OpenError::Thread)?;
         Ok(Self(Arc::new(Inner {
             jobs,
-            room: Arc::new(Semaphore::new(permits(WRITES_WAITING_BYTES_MAX) as usize)),
+            room: Room::new(WRITES_WAITING_BYTES_MAX),
             watches: Watches::new(readers.clone(), args.streams),
             snapshots: Snapshots::new(path.clone(), args.streams.snapshot_age_max),
             places: Places::new(),
@@ -282,13 +282,13 @@ impl Store {
 
     /// All or nothing. Once begun it is finished, whether or not the caller still waits.
     pub async fn commit(&self, commit: Commit, deadline: Deadline) -> Result<Outcome, StoreError> {
-        let room = Arc::clone(&self.0.room).try_acquire_many_owned(permits(commit.bytes));
+        let room = self.0.room.try_take(commit.bytes)?;
         let (answer, answered) = oneshot::channel();
         self.submit(Job::Commit {
             commit: Box::new(commit),
             deadline,
             answer,
-            room: room.map_err(|_| StoreError::Overloaded)?,
+            room,
         })?;
         answered.await.map_err(|_| StoreError::Closing)?
     }
@@ -447,9 +447,4 @@ fn sync_way_to(folder: &Path) {
             tracing::debug!(%error, folder = %above.display(), "a folder could not be synced");
         }
     }
-}
-
-/// Permits of the room for waiting commits: one a KiB, at least one.
-fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(u32::MAX)
 }

@@ -117,10 +117,11 @@ impl<T: Send + 'static> Teller<T> {
                 biased;
                 () = self.stop.stopped() => Err(StoreError::Closing.into()),
                 () = self.closing.cancelled() => Err(StoreError::Closing.into()),
-                handed_over = self.source.hand_over(vec![item], None, latest) => handed_over.map(|_| ()).map_err(|refusal| match refusal {
-                    Refusal::Gone => End::Gone,
-                    Refusal::Late => StoreError::SlowClient.into(),
-                }),
+                handed_over = self.source.hand_over(vec![item], None, latest) => match handed_over {
+                    Ok(_) => Ok(()),
+                    Err(Refusal::Gone) => Err(End::Gone),
+                    Err(Refusal::Late) => Err(StoreError::SlowClient.into()),
+                },
             }
         })
     }

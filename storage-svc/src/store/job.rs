@@ -1,10 +1,11 @@
 //! What the writer is asked to do, and how whoever asks is answered.
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::batch::{Batch, in_time};
 use super::effects::{Effects, Moment};
+use super::room::Reserved;
 use super::waiting::Claim;
 use crate::error::StoreError;
 use crate::model::{Commit, Deadline, Outcome};
@@ -19,7 +20,7 @@ pub(super) enum Job {
         deadline: Deadline,
         answer: Answer<Outcome>,
         /// The commit's share of the memory that may wait here.
-        room: OwnedSemaphorePermit,
+        room: Reserved,
     },
     /// Any other change.
     Write(Write),

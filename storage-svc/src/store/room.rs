@@ -1,5 +1,5 @@
-//! Room in memory for what is on its way to clients, in bytes: what a client does not take cannot add up without bound.
-//! Nobody who holds some waits for more, so that nobody waits for ever.
+//! Room in memory, in bytes, for what would add up without it: commits that wait for the writer, and what clients have not
+//! taken yet. Nobody who holds some waits for more of it.
 
 use std::sync::Arc;
 

@@ -7,8 +7,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use proptest::prelude::*;
 use runtime::clock::Clock;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::Receiver as Answered;
-use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -20,6 +20,7 @@ use crate::model::{
 use crate::store::batch::SET_STORE;
 use crate::store::effects::Moment;
 use crate::store::kv;
+use crate::store::room::Room;
 use crate::store::waiting::{Ask, Asked, Patience, Returns};
 use crate::store::{changes, checkpoint::Checkpoints, collect, commit, queue, request, schema};
 
@@ -66,9 +67,7 @@ impl Bench {
 
     fn commit(&self, commit: Commit, deadline: Deadline) -> Answered<Result<Outcome, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        let room = Arc::new(Semaphore::new(1))
-            .try_acquire_owned()
-            .expect("there is one permit");
+        let room = Room::new(1).try_take(1).expect("there is as much");
         self.queue(Job::Commit {
             commit: Box::new(commit),
             deadline,

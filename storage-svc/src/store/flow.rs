@@ -81,7 +81,8 @@ pub(super) struct Handed<T> {
 }
 
 impl<T> Handed<T> {
-    /// Waits until the reader has passed on all of it and asked for more.
+    /// Waits until the reader has passed on all of it and asked for more, which a connection does before it has sent what
+    /// it has.
     pub(super) async fn passed_on(&mut self) {
         // The other end is dropped, and never sends.
         let _ = (&mut self.gone).await;

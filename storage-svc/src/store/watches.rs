@@ -230,7 +230,7 @@ impl Teller {
         Ok(())
     }
 
-    /// Waits for room. Whoever has it gives it back when its reader passes on its page, or its connection is cut.
+    /// Waits for room. Whoever has it gives it back when its reader passes on its page, or is given up.
     async fn make_room(&self, bytes: usize) -> Result<Reserved, End> {
         tokio::select! {
             biased;

@@ -24,7 +24,7 @@ impl Taking {
         TAKING.try_with(Self::clone).unwrap_or_default()
     }
 
-    /// More is asked for: what went before is taken.
+    /// More is asked for: what went before is taken, or all of it lies in the connection, behind the peer's window.
     pub(super) fn asked(&self) {
         if self.is_on_its_way() {
             self.0.fetch_add(1, Ordering::Relaxed);

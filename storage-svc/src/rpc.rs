@@ -5,9 +5,11 @@ mod admin;
 mod admission;
 mod consume;
 mod convert;
-mod flow;
 mod kv;
 mod queue;
+mod streamed;
+
+use std::sync::Arc;
 
 use proto::limits::{ANSWER_FREE_BYTES, ANSWERS_BYTES_MAX, GRPC_MESSAGE_BYTES_MAX};
 use proto::v1::admin_service_server::AdminServiceServer;
@@ -47,7 +49,7 @@ fn weighed<T: prost::Message>(answer: T, store: &Store) -> Result<Response<T>, S
     let mut response = Response::new(answer);
     if bytes >= ANSWER_FREE_BYTES {
         let room = store.answers().try_take(bytes).map_err(status)?;
-        response.extensions_mut().insert(room);
+        response.extensions_mut().insert(Arc::new(room));
     }
     Ok(response)
 }

@@ -31,6 +31,7 @@ mod stop;
 mod tally;
 mod waiting;
 mod watches;
+mod way;
 mod window;
 mod writer;
 
@@ -67,6 +68,7 @@ use self::snapshots::Snapshots;
 use self::stop::Stop;
 use self::waiting::{Ask, Asked, Claim, Patience, Returns};
 use self::watches::Watches;
+pub(crate) use self::way::{PART_BYTES, Way};
 use self::writer::{Shared, Writer};
 use crate::config::StoreArgs;
 use crate::error::{OpenError, StoreError};
@@ -399,6 +401,12 @@ impl Store {
     #[must_use]
     pub fn answers_left_bytes(&self) -> usize {
         self.0.answers.left_bytes()
+    }
+
+    /// How much more pages of watches may take in memory now.
+    #[must_use]
+    pub fn watch_pages_left_bytes(&self) -> usize {
+        self.0.watches.pages_left_bytes()
     }
 
     /// Takes back messages that their receiver is not told of: ready again at once, the attempt not counted.

@@ -11,7 +11,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
 use super::admission::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX, deadline};
-use super::{convert, flow, status};
+use super::{convert, status, streamed};
 use crate::model::StoreInfo;
 use crate::store::{SCAN_KEYS_MAX, Store, WRITES_WAITING_BYTES_MAX, WRITES_WAITING_MAX};
 
@@ -85,7 +85,7 @@ impl AdminService for Admin {
 
     async fn backup(&self, _: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         let parts = self.store.backup(&self.draining).map_err(status)?;
-        Ok(Response::new(flow::stream(parts, convert::backup_part)))
+        Ok(streamed::answer_flow(parts, convert::backup_part))
     }
 
     async fn checkpoint(
@@ -106,7 +106,7 @@ impl AdminService for Admin {
         _: Request<v1::IntegrityCheckRequest>,
     ) -> Result<Response<Self::IntegrityCheckStream>, Status> {
         let reports = self.store.check(&self.draining).map_err(status)?;
-        Ok(Response::new(flow::stream(reports, convert::check_report)))
+        Ok(streamed::answer_flow(reports, convert::check_report))
     }
 
     async fn compact(&self, request: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {

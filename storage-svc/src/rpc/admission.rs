@@ -37,10 +37,11 @@ pub(crate) use self::places::{ARRIVING_BYTES_MAX, CALLS_MAX, STREAMS_MAX};
 use self::record::Record;
 pub(crate) use self::stall::Streams;
 use super::status;
+use super::streamed::Streamed;
 use crate::error::{Refusal, StoreError};
 use crate::metrics::Metrics;
 use crate::model::Deadline;
-use crate::store::Reserved;
+use crate::store::{Reserved, Way};
 
 /// No call that is a question and its answer takes longer, whatever its deadline.
 const CALL_TIME_MAX: Duration = Duration::from_mins(1);
@@ -199,11 +200,17 @@ where
                     return Ok(status.into_http());
                 }
             };
-            let room = answer.extensions_mut().remove::<Reserved>();
+            let extensions = answer.extensions_mut();
+            let room = extensions.remove::<Arc<Reserved>>();
+            let way = extensions.remove::<Way>().unwrap_or_default();
+            let streamed = extensions.remove::<Streamed>().and_then(|streamed| streamed.take());
             if let Some(code) = explain(answer.headers_mut()) {
                 record.ended(code);
             }
-            Ok(answer.map(|body| Body::new(Leaving::new(Body::new(body), limit, record, room))))
+            Ok(answer.map(|body| {
+                let body = streamed.unwrap_or_else(|| Body::new(body));
+                Body::new(Leaving::new(body, way, limit, record, room))
+            }))
         })
     }
 }

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::deadline;
-use super::{convert, flow, status, weighed};
+use super::{convert, status, streamed, weighed};
 use crate::store::Store;
 
 /// Reads and writes of keys.
@@ -104,7 +104,7 @@ impl KvService for Kv {
         let pages = self.store.scan_stream(call.scan.clone(), &self.draining);
         let pages = pages.map_err(status)?;
         let convert = move |page| convert::scan_stream_page(page, &call, &seals);
-        Ok(Response::new(flow::stream(pages, convert)))
+        Ok(streamed::answer_flow(pages, convert))
     }
 
     type WatchStream = tonic::codegen::BoxStream<v1::WatchResponse>;
@@ -118,6 +118,6 @@ impl KvService for Kv {
         let told = self.store.watch(watch, deadline, &self.draining).await;
         let told = told.map_err(status)?;
         let convert = move |told| convert::told(told, &info, as_bytes);
-        Ok(Response::new(flow::stream(told, convert)))
+        Ok(streamed::answer_flow(told, convert))
     }
 }

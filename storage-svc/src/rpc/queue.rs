@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::admission::deadline;
-use super::{consume, convert, status, weighed};
+use super::{consume, convert, status, streamed, weighed};
 use crate::model::Lease;
 use crate::store::Store;
 
@@ -175,6 +175,6 @@ impl QueueService for Queue {
     ) -> Result<Response<Self::ConsumeStream>, Status> {
         let place = self.store.consumer_place().map_err(status)?;
         let stream = consume::consume(self.store.clone(), request.into_inner(), self.draining.clone(), place);
-        Ok(Response::new(Box::pin(stream)))
+        Ok(streamed::answer(stream))
     }
 }

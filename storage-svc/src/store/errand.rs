@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio_util::sync::CancellationToken;
 
-use super::flow::{End, Flow, Refusal, Source, flow};
+use super::flow::{End, Flow, Source, flow};
 use super::schema;
 use super::stop::Stop;
 use crate::error::StoreError;
@@ -117,11 +117,8 @@ impl<T: Send + 'static> Teller<T> {
                 biased;
                 () = self.stop.stopped() => Err(StoreError::Closing.into()),
                 () = self.closing.cancelled() => Err(StoreError::Closing.into()),
-                handed_over = self.source.hand_over(vec![item], None, latest) => match handed_over {
-                    Ok(_) => Ok(()),
-                    Err(Refusal::Gone) => Err(End::Gone),
-                    Err(Refusal::Late) => Err(StoreError::SlowClient.into()),
-                },
+                () = tokio::time::sleep_until(latest.into()) => Err(StoreError::SlowClient.into()),
+                handed_over = self.source.hand_over(vec![item], None) => handed_over.map(drop).map_err(End::from),
             }
         })
     }

@@ -1,15 +1,15 @@
 //! What the store tells bit by bit: some items at a time, handed over as the reader takes them, and at last how it ended.
 //! Nothing queues up for a reader that does not read: whoever tells waits, for as long as it bears with that.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
 use std::vec;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::room::Reserved;
+use super::way::Way;
 use crate::error::StoreError;
 
 /// The reader's end. Whoever drops it ends the telling.
@@ -20,9 +20,15 @@ pub struct Flow<T> {
     current: Option<Parcel<T>>,
     /// None: it has been told.
     end: Option<oneshot::Receiver<Result<(), StoreError>>>,
+    way: Way,
 }
 
 impl<T> Flow<T> {
+    /// The way on which this is to be passed on: so the teller learns how far it gets.
+    pub(crate) fn way(&self) -> Way {
+        self.way.clone()
+    }
+
     /// The next item, or the error that ended it; then none.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, StoreError>>> {
         loop {
@@ -55,7 +61,7 @@ struct Load<T> {
     items: vec::IntoIter<T>,
     _room: Option<Reserved>,
     /// Tells the teller when this is gone.
-    _gone: oneshot::Sender<Infallible>,
+    _gone: DropGuard,
 }
 
 impl<T> Parcel<T> {
@@ -77,15 +83,13 @@ impl<T> Parcel<T> {
 #[derive(Debug)]
 pub(super) struct Handed<T> {
     parcel: Parcel<T>,
-    gone: oneshot::Receiver<Infallible>,
+    gone: CancellationToken,
 }
 
 impl<T> Handed<T> {
-    /// Waits until the reader has passed on all of it and asked for more, which a connection does before it has sent what
-    /// it has.
-    pub(super) async fn passed_on(&mut self) {
-        // The other end is dropped, and never sends.
-        let _ = (&mut self.gone).await;
+    /// Waits until the reader has passed on all of it and asked for more.
+    pub(super) async fn passed_on(&self) {
+        self.gone.cancelled().await;
     }
 
     /// Whether the reader has passed on all of it.
@@ -93,10 +97,10 @@ impl<T> Handed<T> {
         self.parcel.lock().is_none()
     }
 
-    /// Takes back what has not been passed on.
-    pub(super) fn take_back(self) -> impl Iterator<Item = T> {
+    /// Takes back what has not been passed on, and returns how many items that is.
+    pub(super) fn take_back(self) -> usize {
         let load = self.parcel.lock().take();
-        load.into_iter().flat_map(|load| load.items)
+        load.map_or(0, |load| load.items.len())
     }
 }
 
@@ -105,16 +109,12 @@ impl<T> Handed<T> {
 pub(super) struct Source<T> {
     items: mpsc::Sender<Parcel<T>>,
     end: oneshot::Sender<Result<(), StoreError>>,
+    way: Way,
 }
 
-/// Why nothing was handed over.
+/// The reader is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The reader is gone.
-    Gone,
-    /// It did not make room in time.
-    Late,
-}
+pub(super) struct Gone;
 
 /// Why somebody stops telling.
 #[derive(Debug)]
@@ -123,6 +123,12 @@ pub(super) enum End {
     Gone,
     /// The reader is to know.
     Failed(StoreError),
+}
+
+impl From<Gone> for End {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
 }
 
 impl<E: Into<StoreError>> From<E> for End {
@@ -135,33 +141,25 @@ impl<E: Into<StoreError>> From<E> for End {
 pub(super) fn flow<T>() -> (Source<T>, Flow<T>) {
     let (items, handed_over) = mpsc::channel(1);
     let (end, ended) = oneshot::channel();
+    let way = Way::default();
     let flow = Flow {
         handed_over,
         current: None,
         end: Some(ended),
+        way: way.clone(),
     };
-    (Source { items, end }, flow)
+    (Source { items, end, way }, flow)
 }
 
 impl<T> Source<T> {
-    /// Gives the next items once there is room for them, but not after `latest`. Those that come together also leave
-    /// together, in few frames: a peer may take many small ones that it has no time for as an attack.
-    pub(super) async fn hand_over(
-        &self,
-        items: Vec<T>,
-        room: Option<Reserved>,
-        latest: Instant,
-    ) -> Result<Handed<T>, Refusal> {
-        let place = tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(latest.into()) => return Err(Refusal::Late),
-            place = self.items.reserve() => place.map_err(|_| Refusal::Gone)?,
-        };
-        let (told, gone) = oneshot::channel();
+    /// Gives the next items once there is room for them. Those that come together also leave together.
+    pub(super) async fn hand_over(&self, items: Vec<T>, room: Option<Reserved>) -> Result<Handed<T>, Gone> {
+        let place = self.items.reserve().await.map_err(|_| Gone)?;
+        let gone = CancellationToken::new();
         let load = Load {
             items: items.into_iter(),
             _room: room,
-            _gone: told,
+            _gone: gone.clone().drop_guard(),
         };
         let load = Arc::new(Mutex::new(Some(load)));
         place.send(Parcel(Arc::clone(&load)));
@@ -176,6 +174,11 @@ impl<T> Source<T> {
     {
         let items = self.items.clone();
         move || items.is_closed()
+    }
+
+    /// The way of what is handed over.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
     }
 
     /// Waits until the reader is gone.

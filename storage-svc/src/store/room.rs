@@ -12,42 +12,48 @@ const UNIT_BYTES: usize = 1_024;
 
 /// Some room; clones are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Room(Arc<Semaphore>);
-
-/// A part of a room that is taken, until the last clone of this is dropped.
-#[derive(Clone, Debug)]
-pub(crate) struct Reserved {
-    _units: Arc<OwnedSemaphorePermit>,
+pub(crate) struct Room {
+    free: Arc<Semaphore>,
+    units: usize,
 }
+
+/// A part of a room that is taken, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved(OwnedSemaphorePermit);
 
 impl Room {
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.div_ceil(UNIT_BYTES))))
+        let units = bytes.div_ceil(UNIT_BYTES);
+        Self {
+            free: Arc::new(Semaphore::new(units)),
+            units,
+        }
     }
 
     /// Takes room, or refuses if there is not so much.
     pub(crate) fn try_take(&self, bytes: usize) -> Result<Reserved, StoreError> {
-        let units = Arc::clone(&self.0).try_acquire_many_owned(units(bytes));
-        units.map(Reserved::new).map_err(|_| StoreError::Overloaded)
+        let units = Arc::clone(&self.free).try_acquire_many_owned(units(bytes));
+        units.map(Reserved).map_err(|_| StoreError::Overloaded)
     }
 
-    /// Waits, behind those who wait already, until there is so much.
+    /// Waits, behind those who wait already, until there is so much; all of it is as much as there can be.
     pub(super) async fn take(&self, bytes: usize) -> Result<Reserved, StoreError> {
-        let units = Arc::clone(&self.0).acquire_many_owned(units(bytes)).await;
-        units.map(Reserved::new).map_err(|_| StoreError::Closing)
+        let bytes = bytes.min(self.units * UNIT_BYTES);
+        let units = Arc::clone(&self.free).acquire_many_owned(units(bytes)).await;
+        units.map(Reserved).map_err(|_| StoreError::Closing)
     }
 
     /// How much is left.
     pub(super) fn left_bytes(&self) -> usize {
-        self.0.available_permits() * UNIT_BYTES
+        self.free.available_permits() * UNIT_BYTES
     }
 }
 
 impl Reserved {
-    fn new(units: OwnedSemaphorePermit) -> Self {
-        Self {
-            _units: Arc::new(units),
-        }
+    /// Gives back what is more than `bytes`.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let surplus = self.0.num_permits().saturating_sub(units(bytes) as usize);
+        drop(self.0.split(surplus));
     }
 }
 

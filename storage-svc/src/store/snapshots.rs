@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::StoreClock;
-use super::flow::{End, Flow, Refusal, Source, flow};
+use super::flow::{End, Flow, Source, flow};
 use super::stop::Stop;
 use super::{kv, schema};
 use crate::error::StoreError;
@@ -122,11 +122,8 @@ impl Teller {
             biased;
             () = self.stop.stopped() => Err(StoreError::Closing.into()),
             () = self.closing.cancelled() => Err(StoreError::Closing.into()),
-            handed_over = self.source.hand_over(vec![page], None, latest) => match handed_over {
-                Ok(_) => Ok(()),
-                Err(Refusal::Gone) => Err(End::Gone),
-                Err(Refusal::Late) => Err(StoreError::SnapshotTooOld.into()),
-            },
+            () = tokio::time::sleep_until(latest.into()) => Err(StoreError::SnapshotTooOld.into()),
+            handed_over = self.source.hand_over(vec![page], None) => handed_over.map(drop).map_err(End::from),
         }
     }
 }

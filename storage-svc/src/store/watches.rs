@@ -9,7 +9,7 @@ use proto::limits::{VALUE_BYTES_MAX, WATCH_BATCH_BYTES, WATCH_PAGES_BYTES_MAX, W
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::changes::{self, Cursor, Page, Query};
-use super::flow::{End, Flow, Handed, Refusal, Source, flow};
+use super::flow::{End, Flow, Handed, Source, flow};
 use super::readers::Readers;
 use super::room::{Reserved, Room};
 use super::stop::Stop;
@@ -21,11 +21,14 @@ use crate::model::{Deadline, Told, Watch};
 /// Most watches that read at the same time, so that they leave readers to the calls.
 const READING_MAX: usize = 2;
 
-// So that any page finds room in the end: at least one value, and what it was behind.
-const _: () = assert!(WATCH_PAGES_BYTES_MAX > VALUE_BYTES_MAX + 2 * WATCH_BATCH_BYTES);
+/// Most that a page takes: a value, what it was behind, and what was begun behind that.
+const PAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + 2 * WATCH_BATCH_BYTES;
 
-/// A turn to read.
-type Turn = OwnedSemaphorePermit;
+// So that any page finds room.
+const _: () = assert!(WATCH_PAGES_BYTES_MAX > PAGE_BYTES_MAX);
+
+/// A watch waits for room as long as so many readers in a row that stall; then it is ended: whoever watches comes back.
+const ROOM_WAIT_STALLS: u32 = 3;
 
 /// The watches of a store.
 #[derive(Debug)]
@@ -35,6 +38,17 @@ pub(super) struct Watches {
     turns: Arc<Semaphore>,
     room: Room,
     stall_max: Duration,
+}
+
+/// What was handed over to the reader.
+struct Passing {
+    handed: Handed<Told>,
+    /// The revision of each batch.
+    revisions: Vec<u64>,
+    /// Of what was written.
+    bytes: usize,
+    /// Everything up to this revision is told by it and what was before.
+    complete: u64,
 }
 
 impl Watches {
@@ -51,6 +65,11 @@ impl Watches {
     /// How many there are now.
     pub(super) fn count(&self) -> usize {
         WATCHES_MAX - self.places.available_permits()
+    }
+
+    /// How much room is left for pages.
+    pub(super) fn pages_left_bytes(&self) -> usize {
+        self.room.left_bytes()
     }
 
     /// Begins one. `revision` tells of commits.
@@ -94,7 +113,6 @@ impl Watches {
             told_at: Instant::now(),
             passing: Vec::new(),
             marked: false,
-            patience: self.stall_max,
             stall_max: self.stall_max,
             progress_interval: watch.progress_interval,
             stop,
@@ -117,12 +135,11 @@ struct Teller {
     /// Everything up to this revision has been passed on by the reader.
     told: u64,
     told_at: Instant,
-    /// What was handed over since, with the revision up to which it tells everything: a page and two marks at most.
-    passing: Vec<(Handed<Told>, u64)>,
+    /// What was handed over since: a page and two marks at most.
+    passing: Vec<Passing>,
     /// A progress mark has been told.
     marked: bool,
-    /// How long the next messages may wait for the reader.
-    patience: Duration,
+    /// How long it waits for a reader who takes nothing, and, per batch, for one who takes something all the time.
     stall_max: Duration,
     progress_interval: Duration,
     stop: Stop,
@@ -141,21 +158,21 @@ impl Teller {
             store_revision: facts.revision,
             oldest_revision: facts.history_revision,
         };
-        self.tell(vec![head], None, 0).await?;
+        self.tell(vec![head], Vec::new(), None, 0).await?;
         loop {
             // A watch holds the room of one page at a time: whoever waits for room holds none.
             self.passed_on().await?;
-            let (page, turn) = self.read().await?;
+            let (page, mut room) = self.read().await?;
             self.cursor = page.cursor;
             if page.batches.is_empty() {
-                drop(turn);
+                drop(room);
             } else {
                 let entries = page.batches.iter().flat_map(|batch| &batch.events);
                 let bytes = entries.map(|(_, entry)| kv::entry_bytes(entry)).sum();
-                let room = self.make_room(bytes).await?;
-                drop(turn);
+                room.shrink(bytes);
+                let revisions = page.batches.iter().map(|batch| batch.revision).collect();
                 let told = page.batches.into_iter().map(Told::Changes).collect();
-                self.tell(told, Some(room), bytes).await?;
+                self.tell(told, revisions, Some(room), bytes).await?;
             }
             let is_due = if self.marked {
                 self.told_at.elapsed() >= self.progress_interval
@@ -171,15 +188,22 @@ impl Teller {
         }
     }
 
-    /// The next page, and the turn that it was read in: to be kept until there is room for the page, so that few pages
-    /// are there without.
-    async fn read(&mut self) -> Result<(Page, Turn), End> {
+    /// The next page, and the room for the largest that it could have been.
+    async fn read(&mut self) -> Result<(Page, Reserved), End> {
         let (query, cursor) = (Arc::clone(&self.query), self.cursor);
         let reading = async {
+            // Readers that stall give theirs back before this wait is over: those who keep it all the time are too many.
+            let wait = self.stall_max * ROOM_WAIT_STALLS;
+            let room = tokio::time::timeout(wait, self.room.take(PAGE_BYTES_MAX)).await;
+            let room = room.map_err(|_| StoreError::Overloaded)??;
             let turn = Arc::clone(&self.turns).acquire_owned().await;
             let turn = turn.map_err(|_| StoreError::Closing)?;
-            // The turn is held until the read is over, even if nobody waits for it any more.
-            let read = move |connection: &_| Ok((changes::page(connection, &query, cursor)?, turn));
+            // Both are held until the read is over, even if nobody waits for it any more.
+            let read = move |connection: &_| {
+                let page = changes::page(connection, &query, cursor)?;
+                drop(turn);
+                Ok((page, room))
+            };
             self.readers.read(None, read).await
         };
         tokio::select! {
@@ -210,74 +234,96 @@ impl Teller {
 
     async fn mark(&mut self) -> Result<(), End> {
         self.marked = true;
-        self.tell(vec![Told::Progress(self.cursor.complete)], None, 0).await
+        let mark = Told::Progress(self.cursor.complete);
+        self.tell(vec![mark], Vec::new(), None, 0).await
     }
 
     /// Waits until the reader has passed on what it was told.
     async fn passed_on(&mut self) -> Result<(), End> {
-        let Some((last, complete)) = self.passing.last_mut() else {
+        let Some(last) = self.passing.last() else {
             return Ok(());
         };
-        let latest = Instant::now() + self.patience;
-        tokio::select! {
-            biased;
-            () = self.source.gone() => return Err(End::Gone),
-            () = self.stop.stopped() => return Err(StoreError::Closing.into()),
-            () = last.passed_on() => self.told = *complete,
-            () = tokio::time::sleep_until(latest.into()) => return Err(self.give_up(Refusal::Late)),
+        match self.bear(last.handed.passed_on()).await {
+            Ok(passed_on) => passed_on?,
+            Err(Late) => return Err(self.give_up()),
         }
-        self.passing.clear();
+        for passed_on in self.passing.drain(..) {
+            self.told = passed_on.complete;
+        }
         Ok(())
     }
 
-    /// Waits for room. Whoever has it gives it back when its reader passes on its page, or is given up.
-    async fn make_room(&self, bytes: usize) -> Result<Reserved, End> {
-        tokio::select! {
-            biased;
-            () = self.source.gone() => Err(End::Gone),
-            () = self.stop.stopped() => Err(StoreError::Closing.into()),
-            room = self.room.take(bytes) => Ok(room?),
+    async fn tell(
+        &mut self,
+        told: Vec<Told>,
+        revisions: Vec<u64>,
+        room: Option<Reserved>,
+        bytes: usize,
+    ) -> Result<(), End> {
+        let Ok(handed) = self.bear(self.source.hand_over(told, room)).await else {
+            return Err(self.give_up());
+        };
+        let (handed, complete) = (handed??, self.cursor.complete);
+        self.passing.push(Passing {
+            handed,
+            revisions,
+            bytes,
+            complete,
+        });
+        let passed_on = self.passing.iter().take_while(|passing| passing.handed.is_passed_on());
+        for passed_on in self.passing.drain(..passed_on.count()) {
+            self.told = passed_on.complete;
+        }
+        self.told_at = Instant::now();
+        Ok(())
+    }
+
+    /// Waits for something that the reader has to do, as long as it gets on with it.
+    async fn bear<T>(&self, what: impl Future<Output = T>) -> Result<Result<T, End>, Late> {
+        // What is large takes longer.
+        let bytes: usize = self.passing.iter().map(|passing| passing.bytes).sum();
+        let batches = u32::try_from(bytes / WATCH_BATCH_BYTES).unwrap_or(u32::MAX);
+        let latest = Instant::now() + self.stall_max.saturating_mul(batches.saturating_add(1));
+        let mut what = std::pin::pin!(what);
+        loop {
+            let parts = self.source.way().parts();
+            let look = latest.min(Instant::now() + self.stall_max);
+            tokio::select! {
+                biased;
+                () = self.source.gone() => return Ok(Err(End::Gone)),
+                () = self.stop.stopped() => return Ok(Err(StoreError::Closing.into())),
+                done = &mut what => return Ok(Ok(done)),
+                () = tokio::time::sleep_until(look.into()) => {}
+            }
+            if Instant::now() >= latest || self.source.way().parts() == parts {
+                return Err(Late);
+            }
         }
     }
 
-    /// How a watch ends whose reader did not make room: what it has not passed on is taken back, so that it holds no room
-    /// that others need, and is not counted as told.
-    fn give_up(&mut self, refusal: Refusal) -> End {
-        if refusal == Refusal::Gone {
-            return End::Gone;
-        }
-        let mut first_left = None;
-        for (handed, complete) in self.passing.drain(..) {
-            let left = handed.take_back().next();
-            if left.is_none() && first_left.is_none() {
-                self.told = complete;
+    /// How a watch ends whose reader did not take what it was told in time: what has not left is taken back, so that it
+    /// holds no room that others need, and is not counted as told.
+    fn give_up(&mut self) -> End {
+        // Only the last item that the reader has passed on can be torn.
+        let torn = usize::from(self.source.way().close());
+        let mut is_whole = true;
+        for passing in self.passing.drain(..) {
+            let is_passed_on = passing.handed.is_passed_on();
+            let left = passing.handed.take_back() + torn;
+            if !is_whole {
+                continue;
             }
-            first_left = first_left.or(left);
-        }
-        if let Some(Told::Changes(batch)) = first_left {
-            self.told = self.told.max(batch.revision - 1);
+            is_whole = is_passed_on || left == 0;
+            if is_whole {
+                self.told = passing.complete;
+            } else if let Some(revision) = passing.revisions.get(passing.revisions.len().saturating_sub(left)) {
+                self.told = self.told.max(revision - 1);
+            }
         }
         let last_revision = self.told;
         StoreError::SlowWatcher { last_revision }.into()
     }
-
-    async fn tell(&mut self, told: Vec<Told>, room: Option<Reserved>, bytes: usize) -> Result<(), End> {
-        let latest = Instant::now() + self.patience;
-        let handed_over = tokio::select! {
-            biased;
-            () = self.stop.stopped() => return Err(StoreError::Closing.into()),
-            handed_over = self.source.hand_over(told, room, latest) => handed_over,
-        };
-        let handed = handed_over.map_err(|refusal| self.give_up(refusal))?;
-        self.passing.push((handed, self.cursor.complete));
-        let passed_on = self.passing.iter().take_while(|(handed, _)| handed.is_passed_on());
-        for (_, complete) in self.passing.drain(..passed_on.count()) {
-            self.told = complete;
-        }
-        self.told_at = Instant::now();
-        // The next wait until these are on their way, which takes longer if they are large.
-        let batches = u32::try_from(bytes / WATCH_BATCH_BYTES).unwrap_or(u32::MAX);
-        self.patience = self.stall_max.saturating_mul(batches.saturating_add(1));
-        Ok(())
-    }
 }
+
+/// The reader did not do it in time.
+struct Late;

@@ -1,6 +1,9 @@
 //! The service's own binary: how it starts, how it stops, and what is left when it is stopped the hard way.
 
 mod grpcurl;
+#[path = "../process/idler.rs"]
+mod idler;
+mod memory;
 #[path = "../process/mod.rs"]
 mod process;
 

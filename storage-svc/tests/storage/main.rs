@@ -11,6 +11,8 @@ mod dedup;
 mod files;
 mod fuzz;
 mod guarded;
+#[path = "../process/idler.rs"]
+mod idler;
 mod in_process;
 mod inspection;
 mod keys;

@@ -6,15 +6,16 @@ use prost::Message as _;
 use proto::v1;
 use runtime::clock::Clock;
 use storage_svc::StoreArgs;
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::idler::Idler;
 use crate::support::{START_MS, Service, eventually, message, receive, within};
 use crate::watching::{Watching, all};
 
 const KIB: usize = 1_024;
+
+const WATCH: &str = "/dp1.storage.v1.KvService/Watch";
 
 /// A value of about this size, and the key that names it, fit into so many units of a KiB: one more for what is around it.
 const VALUE_KIB: usize = 300;
@@ -22,44 +23,6 @@ const VALUE_KIB: usize = 300;
 async fn start(set: impl Fn(&mut StoreArgs)) -> Service {
     let folder = tempfile::tempdir().expect("a folder can be made");
     Service::start_with(folder, Clock::manual(START_MS), set).await
-}
-
-/// A peer that asks and does not take what it is answered: its window is that of the protocol, and stays shut.
-struct Idler {
-    _client: h2::client::SendRequest<bytes::Bytes>,
-    _answers: Vec<h2::client::ResponseFuture>,
-    connection: JoinHandle<()>,
-}
-
-impl Idler {
-    async fn ask(service: &Service, path: &str, messages: &[Vec<u8>]) -> Self {
-        let stream = TcpStream::connect(&service.address).await.expect("it connects");
-        let (mut client, connection) = h2::client::handshake(stream).await.expect("it speaks HTTP/2");
-        let connection = tokio::spawn(async move { drop(connection.await) });
-        let mut answers = Vec::new();
-        for message in messages {
-            let request = http::Request::post(format!("http://{}{path}", service.address))
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(())
-                .expect("it is a request");
-            let (answer, mut body) = client.send_request(request, false).expect("it is sent");
-            let mut framed = vec![0];
-            framed.extend(u32::try_from(message.len()).expect("it is short").to_be_bytes());
-            framed.extend(message);
-            body.send_data(framed.into(), true).expect("it is sent");
-            answers.push(answer);
-        }
-        Self {
-            _client: client,
-            _answers: answers,
-            connection,
-        }
-    }
-
-    fn leave(self) {
-        self.connection.abort();
-    }
 }
 
 #[track_caller]
@@ -80,7 +43,7 @@ async fn answers_that_nobody_takes_have_so_much_room_and_no_more() {
         ..Default::default()
     };
     let asked = vec![large.encode_to_vec(); 2];
-    let idler = Idler::ask(&service, "/dp1.storage.v1.KvService/Get", &asked).await;
+    let idler = Idler::ask(&service.address, "/dp1.storage.v1.KvService/Get", &asked).await;
     eventually("both answers wait", async || service.store().answers_left_bytes() == 0).await;
 
     is_shed(&service.kv.get(large.clone()).await.expect_err("there is no room"));
@@ -122,15 +85,7 @@ async fn a_watch_that_nobody_reads_keeps_the_room_of_one_page_and_leaves_others_
     for _ in 0..6 {
         service.put("k", &"x".repeat(500 * KIB)).await;
     }
-    let watch = v1::WatchRequest {
-        selectors: vec![v1::Selector {
-            namespace: "n".to_owned(),
-            keys: None,
-        }],
-        after_revision: Some(0),
-        ..Default::default()
-    };
-    let idler = Idler::ask(&service, "/dp1.storage.v1.KvService/Watch", &[watch.encode_to_vec()]).await;
+    let idler = Idler::ask(&service.address, WATCH, &[all(0).encode_to_vec()]).await;
     eventually("it watches", async || service.store().watches() == 1).await;
 
     let mut watching = Watching::begin(&mut service.kv, all(0)).await.expect("it begins");
@@ -143,5 +98,50 @@ async fn a_watch_that_nobody_reads_keeps_the_room_of_one_page_and_leaves_others_
     })
     .await;
     idler.leave();
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn many_watches_that_nobody_reads_give_their_room_back_while_their_clients_are_there() {
+    let room = 40 * KIB * KIB;
+    let mut service = start(|args| {
+        args.streams.watch_pages_bytes_max = room;
+        args.streams.watch_stall_max = Duration::from_millis(500);
+    })
+    .await;
+    // Two pages can be read beside each other, and with two that lie there unread there is no room for a third.
+    service.put("k", &"x".repeat(12 * KIB * KIB)).await;
+    let idlers = Idler::ask(&service.address, WATCH, &vec![all(0).encode_to_vec(); 6]).await;
+    eventually("they watch", async || service.store().watches() == 6).await;
+    eventually("they have taken the room", async || {
+        service.store().watch_pages_left_bytes() < 18 * KIB * KIB
+    })
+    .await;
+    let reads = service.kv.clone();
+    let reader = tokio::spawn(async move {
+        let mut kv = reads;
+        let mut shed = 0;
+        // Whoever had to wait too long is told so, and comes back.
+        loop {
+            let mut watching = Watching::begin(&mut kv, all(0)).await.expect("it begins");
+            match watching.next().await {
+                Ok(v1::watch_response::Body::Batch(batch)) => break (batch.events.len(), shed),
+                Ok(other) => panic!("a batch: {other:?}"),
+                Err(status) => is_shed(&status),
+            }
+            shed += 1;
+        }
+    });
+    let (events, shed) = within(reader).await.expect("it does not panic");
+    assert_eq!(events, 1, "after {shed} refusals");
+    eventually("those that read nothing are given up", async || {
+        service.store().watches() == 0
+    })
+    .await;
+    eventually("the room is whole again", async || {
+        service.store().watch_pages_left_bytes() == room
+    })
+    .await;
+    idlers.leave();
     service.stop().await;
 }

@@ -1,6 +1,7 @@
 //! An answer on its way out: the call keeps its place until the last of it is taken, and its deadline holds till then.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tonic::{Code, Status};
 use super::record::Record;
 use super::stall::Taking;
 use crate::error::with_details;
-use crate::store::Reserved;
+use crate::store::{Reserved, Way};
 
 /// What ends a call before it ends itself: its deadline, or the end of the service.
 pub(super) type Limit = Pin<Box<dyn Future<Output = Status> + Send>>;
@@ -22,6 +23,7 @@ type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
 /// The body of an answer.
 pub(super) struct Leaving {
     inner: Body,
+    way: Way,
     limit: Limit,
     /// The limit has been reached.
     last_word: Option<Status>,
@@ -29,25 +31,14 @@ pub(super) struct Leaving {
     record: Option<Record>,
     taking: Taking,
     /// What the answer takes in memory.
-    room: Option<Reserved>,
-}
-
-/// A part of an answer with the room that it takes: whoever sends it may hold it long after it was handed over.
-struct Weighed {
-    data: Bytes,
-    _room: Reserved,
-}
-
-impl AsRef<[u8]> for Weighed {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
+    room: Option<Arc<Reserved>>,
 }
 
 impl Leaving {
-    pub(super) fn new(inner: Body, limit: Limit, record: Record, room: Option<Reserved>) -> Self {
+    pub(super) fn new(inner: Body, way: Way, limit: Limit, record: Record, room: Option<Arc<Reserved>>) -> Self {
         Self {
             inner,
+            way,
             limit,
             last_word: None,
             record: Some(record),
@@ -61,6 +52,7 @@ impl Leaving {
             record.ended(code);
         }
         self.room = None;
+        self.way.close();
         // What is behind a stream hears of its end now, and not when the peer has read it.
         self.inner = Body::empty();
     }
@@ -82,11 +74,16 @@ impl Leaving {
         if let Poll::Ready(status) = self.limit.as_mut().poll(context) {
             self.last_word = Some(status);
         }
+        if let Some(part) = self.way.next() {
+            return match self.last_word.take() {
+                Some(status) => Poll::Ready(Some(self.cut(&status))),
+                None => Poll::Ready(Some(Ok(Frame::data(part)))),
+            };
+        }
+        self.way.fills();
+        let polled = http_body::Body::poll_frame(Pin::new(&mut self.inner), context);
         // What is there already may go before the last word: who watches the health must hear how it is.
-        match (
-            http_body::Body::poll_frame(Pin::new(&mut self.inner), context),
-            self.last_word.take(),
-        ) {
+        match (polled, self.last_word.take()) {
             (Poll::Pending, Some(status)) => Poll::Ready(Some(self.cut(&status))),
             (polled, last_word) => {
                 self.last_word = last_word;
@@ -102,16 +99,7 @@ impl Leaving {
                     let code = explain(trailers);
                     self.end(code.unwrap_or(Code::Unknown));
                 }
-                let frame = match &self.room {
-                    Some(room) => frame.map_data(|data| {
-                        Bytes::from_owner(Weighed {
-                            data,
-                            _room: room.clone(),
-                        })
-                    }),
-                    None => frame,
-                };
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(frame.map_data(|data| self.way.filled(data)))))
             }
             Poll::Ready(Some(Err(status))) => {
                 self.end(status.code());
@@ -121,7 +109,10 @@ impl Leaving {
                 self.end(Code::Unknown);
                 Poll::Ready(None)
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.way.rests();
+                Poll::Pending
+            }
         }
     }
 }
@@ -140,7 +131,7 @@ impl http_body::Body for Leaving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.record.is_none() || self.inner.is_end_stream()
+        self.record.is_none() || (self.inner.is_end_stream() && self.way.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -18,6 +18,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 #[derive(Debug)]
 enum Answer {
     Refused(Status),
+    /// As a stream that stays open, but after this long.
+    Late(Duration, Vec<Body>),
     Stream(Vec<Body>, Option<Status>),
 }
 
@@ -68,6 +70,10 @@ impl KvService for Script {
         let answer = self.answers.lock().expect("nobody panicked").pop_front();
         let (bodies, end) = match answer {
             Some(Answer::Refused(status)) => return Err(status),
+            Some(Answer::Late(wait, bodies)) => {
+                tokio::time::sleep(wait).await;
+                (bodies, None)
+            }
             Some(Answer::Stream(bodies, end)) => (bodies, end),
             None => return Err(Status::unavailable("the script is over")),
         };
@@ -258,4 +264,44 @@ async fn what_another_attempt_would_meet_again_is_an_error() {
     assert!(matches!(error, ClientError::Unauthorized(_)), "{error:?}");
     assert_eq!(updates(&mut watch, 1).await, ["began 5/5"]);
     assert_eq!(asked(&script).len(), 2);
+}
+
+/// The next update, for a caller that looks in again and again and never stays for long.
+async fn now_and_then(watch: &mut Watch) -> Update {
+    loop {
+        if let Ok(update) = tokio::time::timeout(Duration::from_millis(20), watch.next()).await {
+            break update.expect("it is no error");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_never_stays_sees_it_begin_and_fall_silent() {
+    let (script, mut watch) = start(vec![
+        Answer::Late(Duration::from_secs(2), vec![head("s", "i", 5)]),
+        Answer::Stream(vec![head("s", "i", 5)], None),
+    ]);
+    let began = tokio::time::Instant::now();
+    assert!(matches!(now_and_then(&mut watch).await, Update::Began { .. }));
+    assert_eq!(now_and_then(&mut watch).await, Update::Interrupted);
+    assert!((42..50).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(matches!(now_and_then(&mut watch).await, Update::Began { .. }));
+    assert_eq!(asked(&script).len(), 2, "each attempt was one call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_asks_for_time_is_given_it() {
+    let asked_for = Duration::from_secs(3);
+    let details = ErrorDetails::with_retry_info(Some(asked_for));
+    let shed = || Status::with_error_details(Code::ResourceExhausted, "too many", details.clone());
+    let (_, mut watch) = start(vec![
+        Answer::Refused(shed()),
+        Answer::Stream(vec![head("s", "i", 5)], Some(shed())),
+        Answer::Stream(vec![head("s", "i", 5)], None),
+    ]);
+    let began = tokio::time::Instant::now();
+    assert_eq!(updates(&mut watch, 2).await, ["began 5/5", "interrupted"]);
+    assert!(began.elapsed() >= asked_for);
+    assert_eq!(updates(&mut watch, 1).await, ["began 5/5"]);
+    assert!(began.elapsed() >= 2 * asked_for);
 }

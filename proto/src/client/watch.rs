@@ -1,6 +1,8 @@
 //! A watch that outlives its connection: it comes back by itself, goes on after the last complete revision, and says so
 //! when it cannot.
 
+use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -8,9 +10,11 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
+use super::connection::Transport;
 use super::{CALL_TIMEOUT, ClientError, StorageClient};
 use crate::limits::WATCH_PROGRESS_DEFAULT;
 use crate::v1;
+use crate::v1::kv_service_client::KvServiceClient;
 use crate::v1::watch_response::{Batch, Body, Head};
 
 /// Pause before the watch is begun again; doubled after each attempt that fails, up to [`PAUSE_MAX`].
@@ -59,13 +63,19 @@ pub enum Reset {
     WentBack,
 }
 
+/// An attempt to begin.
+type Opening = Pin<Box<dyn Future<Output = Result<(Streaming<v1::WatchResponse>, Head), Status>> + Send>>;
+
 /// A watch. Dropped, it ends.
-#[derive(Debug)]
 pub struct Watch {
     client: StorageClient,
     request: v1::WatchRequest,
     silence_max: Duration,
+    /// When something was last heard of the stream.
+    heard_at: Instant,
     stream: Option<Streaming<v1::WatchResponse>>,
+    /// Under way, whoever waits for it.
+    opening: Option<Opening>,
     /// Which store, and which incarnation of it, `request.after_revision` is of.
     identity: Option<(String, String)>,
     pause: Duration,
@@ -86,11 +96,23 @@ impl StorageClient {
             client: self.clone(),
             request,
             silence_max: interval * SILENT_INTERVALS + CALL_TIMEOUT,
+            heard_at: Instant::now(),
             stream: None,
+            opening: None,
             identity: None,
             pause: PAUSE_MIN,
             begin_at: Instant::now(),
         }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Watch")
+            .field("request", &self.request)
+            .field("is_open", &self.stream.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,9 +124,9 @@ impl Watch {
         let Some(stream) = &mut self.stream else {
             return self.begin().await;
         };
-        match tokio::time::timeout(self.silence_max, stream.message()).await {
+        match tokio::time::timeout_at(self.heard_at + self.silence_max, stream.message()).await {
             Ok(Ok(Some(message))) => Ok(self.tell(message)),
-            Ok(Ok(None)) | Err(_) => Ok(self.interrupted()),
+            Ok(Ok(None)) | Err(_) => Ok(self.interrupted(Duration::ZERO)),
             Ok(Err(status)) => self.ended(status),
         }
     }
@@ -112,22 +134,16 @@ impl Watch {
     async fn begin(&mut self) -> Result<Update, ClientError> {
         loop {
             tokio::time::sleep_until(self.begin_at).await;
-            match tokio::time::timeout(CALL_TIMEOUT, self.open()).await {
-                Ok(Ok((stream, head))) => return Ok(self.began(stream, head)),
-                Ok(Err(status)) if is_passing(&status) => self.back_off(),
-                Ok(Err(status)) => return self.ended(status),
-                Err(_) => self.back_off(),
+            let opening = self
+                .opening
+                .get_or_insert_with(|| Box::pin(open(self.client.kv.clone(), self.request.clone())));
+            let opened = opening.await;
+            self.opening = None;
+            match opened {
+                Ok((stream, head)) => return Ok(self.began(stream, head)),
+                Err(status) if is_passing(&status) => self.back_off(hint(&status)),
+                Err(status) => return self.ended(status),
             }
-        }
-    }
-
-    async fn open(&self) -> Result<(Streaming<v1::WatchResponse>, Head), Status> {
-        let mut kv = self.client.kv.clone();
-        let mut stream = kv.watch(Request::new(self.request.clone())).await?.into_inner();
-        let first = stream.message().await?.and_then(|message| message.body);
-        match first {
-            Some(Body::Head(head)) => Ok((stream, head)),
-            _ => Err(Status::unavailable("the watch ended before its head")),
         }
     }
 
@@ -144,6 +160,7 @@ impl Watch {
             return self.reset(why);
         }
         self.identity = Some(found);
+        self.heard_at = Instant::now();
         self.stream = Some(stream);
         let after_revision = *self.request.after_revision.get_or_insert(head.store_revision);
         Update::Began {
@@ -154,6 +171,7 @@ impl Watch {
 
     fn tell(&mut self, message: v1::WatchResponse) -> Update {
         self.pause = PAUSE_MIN;
+        self.heard_at = Instant::now();
         match message.body {
             Some(Body::Batch(batch)) => {
                 if !batch.more {
@@ -168,7 +186,7 @@ impl Watch {
                 }
             }
             // The contract has no such message.
-            Some(Body::Head(_)) | None => self.interrupted(),
+            Some(Body::Head(_)) | None => self.interrupted(Duration::ZERO),
         }
     }
 
@@ -181,16 +199,16 @@ impl Watch {
             }));
         }
         if is_passing(&status) {
-            return Ok(self.interrupted());
+            return Ok(self.interrupted(hint(&status)));
         }
         self.stream = None;
-        self.back_off();
+        self.back_off(hint(&status));
         Err(status.into())
     }
 
-    fn interrupted(&mut self) -> Update {
+    fn interrupted(&mut self, pause_min: Duration) -> Update {
         self.stream = None;
-        self.back_off();
+        self.back_off(pause_min);
         Update::Interrupted
     }
 
@@ -200,14 +218,37 @@ impl Watch {
         self.identity = None;
         self.request.after_revision = None;
         // It is tried at once, but not for ever in a row.
-        self.back_off();
+        self.back_off(Duration::ZERO);
         Update::Reset(why)
     }
 
-    fn back_off(&mut self) {
-        self.begin_at = Instant::now() + self.pause.mul_f64(rand::rng().random_range(0.5..1.5));
+    fn back_off(&mut self, pause_min: Duration) {
+        let pause = self.pause.mul_f64(rand::rng().random_range(0.5..1.5));
+        self.begin_at = Instant::now() + pause.max(pause_min);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
+}
+
+async fn open(
+    mut kv: KvServiceClient<Transport>,
+    request: v1::WatchRequest,
+) -> Result<(Streaming<v1::WatchResponse>, Head), Status> {
+    let opened = async {
+        let mut stream = kv.watch(Request::new(request)).await?.into_inner();
+        let first = stream.message().await?.and_then(|message| message.body);
+        match first {
+            Some(Body::Head(head)) => Ok((stream, head)),
+            _ => Err(Status::unavailable("the watch ended before its head")),
+        }
+    };
+    let opened = tokio::time::timeout(CALL_TIMEOUT, opened).await;
+    opened.unwrap_or_else(|_| Err(Status::unavailable("the watch did not begin in time")))
+}
+
+/// The pause that the service asks for.
+fn hint(status: &Status) -> Duration {
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    delay.unwrap_or_default().min(PAUSE_MAX)
 }
 
 /// Whether it may be over at the next attempt.

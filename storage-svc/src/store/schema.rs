@@ -90,9 +90,9 @@ pub(super) fn open(path: &Path, sync: Sync, last_close: LastClose) -> Result<(Co
     }
     migrate(&mut connection, path, version)?;
     make_copy_a_store(&mut connection).map_err(unusable)?;
-    // So that the first statements are planned on figures, if there are any to be had.
+    // So that the first statements are planned on figures, if there are any to be had: of all tables, of part of the rows.
     connection
-        .execute_batch("pragma optimize = 0x10002")
+        .execute_batch("pragma optimize = 0x10012")
         .map_err(unusable)?;
     let facts = facts(&connection).map_err(|error| match error {
         error @ rusqlite::Error::SqliteFailure(..) => unusable(error),
@@ -207,6 +207,10 @@ fn quick_check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 
 fn migrate(connection: &mut Connection, path: &Path, version: usize) -> Result<(), OpenError> {
     for (number, sql) in (1_u32..).zip(MIGRATIONS).skip(version) {
+        if version > 0 {
+            // It may take a while.
+            tracing::info!(number, "the database is being migrated");
+        }
         if let Err(source) = apply(connection, number, sql) {
             // What does not fit may be no fault of the migration.
             quick_check(connection, path)?;

@@ -137,6 +137,9 @@ pub const ERRAND_STALL_MAX: Duration = Duration::from_mins(1);
 pub const ANSWERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// See [`ANSWERS_BYTES_MAX`].
 pub const ANSWER_FREE_BYTES: usize = 64 * 1024;
+/// Most that deliveries of `Consume` streams may take in memory together while their clients take them, in bytes; those of
+/// less than [`ANSWER_FREE_BYTES`] do not count.
+pub const DELIVERIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most that the pages of watches may take in memory together while their clients take them, in bytes. The last 128 KiB of
 /// each, which its connection holds, do not count.
 pub const WATCH_PAGES_BYTES_MAX: usize = 256 * 1024 * 1024;

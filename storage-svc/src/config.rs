@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use proto::limits::{ANSWERS_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_PAGES_BYTES_MAX, WATCH_STALL_MAX};
+use proto::limits::{
+    ANSWERS_BYTES_MAX, DELIVERIES_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_PAGES_BYTES_MAX, WATCH_STALL_MAX,
+};
 
 use crate::listen::ListenArgs;
 
@@ -80,6 +82,8 @@ pub struct StreamLimits {
     pub watch_stall_max: Duration,
     /// Most that answers to calls may take in memory while their clients take them, in bytes.
     pub answers_bytes_max: usize,
+    /// Most that deliveries of `Consume` streams may take so, in bytes.
+    pub deliveries_bytes_max: usize,
     /// Most that pages of watches may take so, in bytes.
     pub watch_pages_bytes_max: usize,
 }
@@ -90,6 +94,7 @@ impl Default for StreamLimits {
             snapshot_age_max: SNAPSHOT_AGE_MAX,
             watch_stall_max: WATCH_STALL_MAX,
             answers_bytes_max: ANSWERS_BYTES_MAX,
+            deliveries_bytes_max: DELIVERIES_BYTES_MAX,
             watch_pages_bytes_max: WATCH_PAGES_BYTES_MAX,
         }
     }

@@ -97,6 +97,7 @@ struct Inner {
     room: Room,
     places: Places,
     answers: Room,
+    deliveries: Room,
     readers: Readers,
     watches: Watches,
     snapshots: Snapshots,
@@ -162,6 +163,7 @@ impl Store {
             snapshots: Snapshots::new(path.clone(), args.streams.snapshot_age_max),
             places: Places::new(),
             answers: Room::new(args.streams.answers_bytes_max),
+            deliveries: Room::new(args.streams.deliveries_bytes_max),
             readers,
             errands: Errands::new(&path),
             metrics: Metrics::new(shared.tally.group_sizes()),
@@ -401,6 +403,17 @@ impl Store {
     #[must_use]
     pub fn answers_left_bytes(&self) -> usize {
         self.0.answers.left_bytes()
+    }
+
+    /// The room for deliveries of streams on their way to clients.
+    pub(crate) fn deliveries(&self) -> &Room {
+        &self.0.deliveries
+    }
+
+    /// How much of that is left, in bytes.
+    #[must_use]
+    pub fn deliveries_left_bytes(&self) -> usize {
+        self.0.deliveries.left_bytes()
     }
 
     /// How much more pages of watches may take in memory now.

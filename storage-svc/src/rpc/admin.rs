@@ -169,6 +169,7 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("backup_chunk_bytes", limits::BACKUP_CHUNK_BYTES_MAX),
         ("check_problems", limits::CHECK_PROBLEMS_MAX),
         ("answers_bytes", limits::ANSWERS_BYTES_MAX),
+        ("deliveries_bytes", limits::DELIVERIES_BYTES_MAX),
         ("watch_pages_bytes", limits::WATCH_PAGES_BYTES_MAX),
         ("grpc_message_bytes", limits::GRPC_MESSAGE_BYTES_MAX),
         ("calls_in_flight", CALLS_MAX),

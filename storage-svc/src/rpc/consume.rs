@@ -1,8 +1,8 @@
 //! Consume: one stream of deliveries, from its opening to its end.
 //!
 //! Each stream has a task, which talks to the store, and a body, which hands to the connection what the task has put in
-//! its one place. What the body took counts as sent. A client that takes nothing for long is cut off, so that it holds
-//! at most the answer in that place, one more, and what the connection has begun to send.
+//! its one place. What the body took counts as sent. A client that takes nothing for long is cut off; what is on its way
+//! to clients takes room, which they share.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use super::convert::{self, Wish};
 use super::status;
 use crate::error::StoreError;
 use crate::model::{Delivery, QueueName, Settled, Settlement};
-use crate::store::{Asking, Consumer, Parcel, Place, Settling, Store};
+use crate::store::{Asking, Consumer, Parcel, Place, Reserved, Settling, Store};
 
 /// How long a stream may be there before its first request.
 const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
@@ -43,6 +43,7 @@ pub(super) fn consume(
     Body {
         inbox,
         store: store.clone(),
+        room: None,
         task: Some(tokio::spawn(run(store, requests, draining, place, outbox))),
     }
 }
@@ -57,6 +58,8 @@ enum Letter {
 struct Body {
     inbox: mpsc::Receiver<Letter>,
     store: Store,
+    /// Of the last deliveries, until more is asked for.
+    room: Option<Reserved>,
     /// None: its end was told.
     task: Option<JoinHandle<Result<(), Status>>>,
 }
@@ -65,15 +68,17 @@ impl Stream for Body {
     type Item = Result<v1::ConsumeResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.room = None;
         while let Some(letter) = ready!(self.inbox.poll_recv(context)) {
             let response = match letter {
                 Letter::Response(response) => response,
                 Letter::Deliveries(queue, parcel) => {
-                    let deliveries = parcel.open();
+                    let (deliveries, room) = parcel.open();
                     // Their leases ran out on the way.
                     if deliveries.is_empty() {
                         continue;
                     }
+                    self.room = room;
                     let seals = self.store.seals();
                     let deliveries = deliveries.into_iter();
                     let deliveries = deliveries.map(|delivery| convert::delivery(delivery, &queue, seals));
@@ -125,6 +130,7 @@ async fn run(
         said_at: now,
         outbox,
         asking: None,
+        parcel: None,
         crowded: None,
         settling: VecDeque::new(),
         unsent: None,
@@ -150,6 +156,8 @@ struct Talk {
     said_at: Instant,
     outbox: mpsc::Sender<Letter>,
     asking: Option<Asking>,
+    /// Messages to be told next.
+    parcel: Option<Parcel>,
     /// The next message did not fit: no use to ask before this count of releases has changed.
     crowded: Option<u64>,
     /// Settlements whose results are to be told, in order.
@@ -206,7 +214,8 @@ impl Talk {
                     let results = results.map_err(status)?.into_iter().map(convert::settled);
                     self.say(Letter::Response(convert::settled_on_stream(results.collect())));
                 }
-                deliveries = answered(&mut self.asking), if has_hand => self.deliver(deliveries)?,
+                deliveries = answered(&mut self.asking) => self.pack(deliveries)?,
+                () = std::future::ready(()), if has_hand && self.parcel.is_some() => self.deliver(),
                 request = requests.message(), if listens => self.hear(request?)?,
                 () = self.consumer.released() => {}
                 () = tokio::time::sleep_until(self.said_at + CONSUME_HEARTBEAT), if has_hand => {
@@ -231,22 +240,33 @@ impl Talk {
     fn ask(&mut self) -> Result<(), Status> {
         let delivers = !self.is_drained && self.leaves_at.is_none() && self.hand.is_some();
         let is_crowded = self.crowded == Some(self.consumer.releases());
-        if !delivers || is_crowded || self.asking.is_some() || self.is_paused() || !self.consumer.has_room() {
+        if !delivers
+            || is_crowded
+            || self.asking.is_some()
+            || self.parcel.is_some()
+            || self.is_paused()
+            || !self.consumer.has_room()
+        {
             return Ok(());
         }
         self.asking = self.unless_overloaded(|talk| talk.consumer.ask())?;
         Ok(())
     }
 
-    fn deliver(&mut self, deliveries: Result<Vec<Delivery>, StoreError>) -> Result<(), Status> {
+    fn pack(&mut self, deliveries: Result<Vec<Delivery>, StoreError>) -> Result<(), Status> {
         let releases = self.asking.take().map(|asking| asking.releases());
         let deliveries = deliveries.map_err(status)?;
         self.crowded = releases.filter(|_| deliveries.is_empty());
         if !deliveries.is_empty() {
-            let parcel = self.consumer.parcel(deliveries);
-            self.say(Letter::Deliveries(self.queue.clone(), parcel));
+            self.parcel = Some(self.consumer.parcel(deliveries).map_err(status)?);
         }
         Ok(())
+    }
+
+    fn deliver(&mut self) {
+        if let Some(parcel) = self.parcel.take() {
+            self.say(Letter::Deliveries(self.queue.clone(), parcel));
+        }
     }
 
     fn hear(&mut self, request: Option<v1::ConsumeRequest>) -> Result<(), Status> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::limits::CONSUMERS_MAX;
+use proto::limits::{ANSWER_FREE_BYTES, CONSUMERS_MAX};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use super::effects::Moment;
 use super::queue::{self, Lately};
+use super::room::Reserved;
 use super::waiting::{Asked, Claim, Claimed, Patience, Returns};
 use super::window::Window;
 use super::{Answer, Job, Store, Write};
@@ -83,6 +84,7 @@ pub(crate) struct Asking {
 pub(crate) struct Parcel {
     window: Arc<Window>,
     deliveries: Vec<Delivery>,
+    room: Option<Reserved>,
 }
 
 /// Settlements on their way; the receiver has the results.
@@ -162,10 +164,15 @@ impl Consumer {
         Ok(Asking { answered, releases })
     }
 
-    /// Wraps what was received for the way to the client.
-    pub(crate) fn parcel(&self, deliveries: Vec<Delivery>) -> Parcel {
-        let window = Arc::clone(&self.window);
-        Parcel { window, deliveries }
+    /// Wraps what was received for the way to the client; refused if there is no room for it.
+    pub(crate) fn parcel(&self, deliveries: Vec<Delivery>) -> Result<Parcel, StoreError> {
+        let bytes = deliveries.iter().map(|delivery| delivery.body.as_bytes().len()).sum();
+        let room = (bytes >= ANSWER_FREE_BYTES).then(|| self.store.deliveries().try_take(bytes));
+        Ok(Parcel {
+            window: Arc::clone(&self.window),
+            deliveries,
+            room: room.transpose()?,
+        })
     }
 
     /// Sends settlements to the writer, behind those before.
@@ -200,9 +207,9 @@ impl Asking {
 }
 
 impl Parcel {
-    /// The messages, told from now on: those that are still out.
-    pub(crate) fn open(mut self) -> Vec<Delivery> {
+    /// The messages, told from now on: those that are still out. And the room that they take until they have left.
+    pub(crate) fn open(mut self) -> (Vec<Delivery>, Option<Reserved>) {
         self.deliveries.retain(|delivery| self.window.tell(delivery.lease));
-        self.deliveries
+        (self.deliveries, self.room)
     }
 }

@@ -6,6 +6,7 @@ use prost::Message as _;
 use proto::v1;
 use runtime::clock::Clock;
 use storage_svc::StoreArgs;
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -143,5 +144,71 @@ async fn many_watches_that_nobody_reads_give_their_room_back_while_their_clients
     })
     .await;
     idlers.leave();
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn deliveries_that_nobody_takes_have_so_much_room_and_no_more() {
+    let room = 2 * 200 * KIB;
+    let mut service = start(|args| args.streams.deliveries_bytes_max = room).await;
+    let queued = || {
+        let content = Some(v1::new_message::Content::Text("x".repeat(200 * KIB)));
+        v1::NewMessage {
+            content,
+            ..message("m")
+        }
+    };
+    let enqueue = v1::EnqueueRequest {
+        messages: vec![queued(), queued(), queued()],
+        ..Default::default()
+    };
+    service.queue.enqueue(enqueue).await.expect("they are enqueued");
+    let open = v1::ConsumeRequest {
+        body: Some(v1::consume_request::Body::Open(v1::consume_request::Open {
+            queue: "q".to_owned(),
+            ..Default::default()
+        })),
+    };
+    let consume = "/dp1.storage.v1.QueueService/Consume";
+    // On connections of their own, so that each has begun to take its message.
+    let first = Idler::open(&service.address, consume, &[open.encode_to_vec()]).await;
+    let second = Idler::open(&service.address, consume, &[open.encode_to_vec()]).await;
+    eventually("both hold a message", async || {
+        service.store().deliveries_left_bytes() == 0
+    })
+    .await;
+
+    let stream = |open: v1::ConsumeRequest| tokio_stream::iter([open]).chain(tokio_stream::pending());
+    let mut third = service
+        .queue
+        .consume(stream(open.clone()))
+        .await
+        .expect("it is kept")
+        .into_inner();
+    let shed = loop {
+        match within(third.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ends with a word"),
+            Err(status) => break status,
+        }
+    };
+    is_shed(&shed);
+    first.leave();
+    second.leave();
+    eventually("the room is whole again", async || {
+        service.store().deliveries_left_bytes() == room
+    })
+    .await;
+    // The one that could not be handed over was not counted as an attempt; the others were, if they were on their way.
+    service.clock.advance_ms(60_000);
+    let mut attempts = Vec::new();
+    while attempts.len() < 3 {
+        for delivery in within(service.receive()).await {
+            attempts.push(delivery.message.expect("there is one").attempt);
+        }
+    }
+    attempts.sort_unstable();
+    assert_eq!(attempts[0], 1, "{attempts:?}");
+    assert!(attempts[2] <= 2, "{attempts:?}");
     service.stop().await;
 }

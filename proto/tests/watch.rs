@@ -251,7 +251,7 @@ async fn a_service_that_falls_silent_is_left() {
     let began = tokio::time::Instant::now();
     let told = updates(&mut watch, 3).await;
     assert_eq!(told, ["began 5/5", "interrupted", "began 5/5"]);
-    assert!((40..50).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!((200..210).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -284,7 +284,7 @@ async fn a_caller_who_never_stays_sees_it_begin_and_fall_silent() {
     let began = tokio::time::Instant::now();
     assert!(matches!(now_and_then(&mut watch).await, Update::Began { .. }));
     assert_eq!(now_and_then(&mut watch).await, Update::Interrupted);
-    assert!((42..50).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!((202..210).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert!(matches!(now_and_then(&mut watch).await, Update::Began { .. }));
     assert_eq!(asked(&script).len(), 2, "each attempt was one call");
 }

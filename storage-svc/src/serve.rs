@@ -21,7 +21,7 @@ use tower::Layer as _;
 
 use crate::listen::{Greeted, Incoming, Listener};
 use crate::rpc::{self, Access, Admission, Door, PROBE_BYTES_MAX, Streams};
-use crate::store::Store;
+use crate::store::{PART_BYTES, Store};
 
 /// How long calls under way may take to end once the service is told to stop.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -128,6 +128,7 @@ impl Connections {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(PART_BYTES)
             .max_concurrent_streams(STREAMS_MAX);
         Self {
             routes,

@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 
 use super::connection::Transport;
 use super::{CALL_TIMEOUT, ClientError, StorageClient};
-use crate::limits::WATCH_PROGRESS_DEFAULT;
+use crate::limits::{VALUE_BYTES_MAX, WATCH_BATCH_BYTES, WATCH_PROGRESS_DEFAULT, WATCH_STALL_MAX};
 use crate::v1;
 use crate::v1::kv_service_client::KvServiceClient;
 use crate::v1::watch_response::{Batch, Body, Head};
@@ -20,8 +20,14 @@ use crate::v1::watch_response::{Batch, Body, Head};
 /// Pause before the watch is begun again; doubled after each attempt that fails, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Silence of so many progress intervals, and a call's time on top, means that nobody is there any more.
+/// Silence of so many progress intervals, and as long as the largest message may take, means that nobody is there any
+/// more. A connection that is gone is noticed sooner.
 const SILENT_INTERVALS: u32 = 3;
+/// Longest that the service waits while a message is taken slowly.
+const MESSAGE_TIME_MAX: Duration =
+    Duration::from_secs(WATCH_STALL_MAX.as_secs() * (VALUE_BYTES_MAX / WATCH_BATCH_BYTES + 1) as u64);
+/// No pause that a service asks for is longer.
+const ASKED_PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// What a watch tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +101,7 @@ impl StorageClient {
         Watch {
             client: self.clone(),
             request,
-            silence_max: interval * SILENT_INTERVALS + CALL_TIMEOUT,
+            silence_max: interval * SILENT_INTERVALS + MESSAGE_TIME_MAX,
             heard_at: Instant::now(),
             stream: None,
             opening: None,
@@ -224,6 +230,7 @@ impl Watch {
 
     fn back_off(&mut self, pause_min: Duration) {
         let pause = self.pause.mul_f64(rand::rng().random_range(0.5..1.5));
+        let pause_min = pause_min.mul_f64(rand::rng().random_range(1.0..1.5));
         self.begin_at = Instant::now() + pause.max(pause_min);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
@@ -248,7 +255,7 @@ async fn open(
 /// The pause that the service asks for.
 fn hint(status: &Status) -> Duration {
     let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-    delay.unwrap_or_default().min(PAUSE_MAX)
+    delay.unwrap_or_default().min(ASKED_PAUSE_MAX)
 }
 
 /// Whether it may be over at the next attempt.

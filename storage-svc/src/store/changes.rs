@@ -57,9 +57,14 @@ pub(super) struct Page {
     pub(super) is_last: bool,
 }
 
-/// The next page. Fails if what would be next has been forgotten: that is seen in the same snapshot, so that nothing
-/// can be missing from a page.
-pub(super) fn page(connection: &Connection, query: &Query, cursor: Cursor) -> Result<Page, StoreError> {
+/// The next page, of no more than `bytes_max`; none if what is next does not fit. Fails if that has been forgotten: it is
+/// seen in the same snapshot, so that nothing can be missing from a page.
+pub(super) fn page(
+    connection: &Connection,
+    query: &Query,
+    cursor: Cursor,
+    bytes_max: usize,
+) -> Result<Option<Page>, StoreError> {
     let facts = history::facts(connection)?;
     if cursor.complete < facts.history_revision {
         return Err(StoreError::HistoryGone {
@@ -86,24 +91,30 @@ pub(super) fn page(connection: &Connection, query: &Query, cursor: Cursor) -> Re
             reading.close(false);
             reading.cursor.complete = revision - 1;
             if reading.bytes >= WATCH_BATCH_BYTES || looked_at >= PAGE_CHANGES_MAX {
-                return Ok(reading.page(false));
+                return Ok(Some(reading.page(false)));
             }
             at = Some(revision);
         }
         looked_at += 1;
         if let Some(namespace) = watched.namespace(row)? {
-            if reading.open_bytes >= WATCH_BATCH_BYTES {
+            let bytes = event_bytes(connection, row, query.with)?;
+            let fits = reading.bytes + bytes <= bytes_max;
+            if !fits && reading.bytes == 0 {
+                return Ok(None);
+            }
+            if !fits || reading.open_bytes >= WATCH_BATCH_BYTES {
                 // This row is the proof that the revision has more to tell.
                 reading.close(true);
-                return Ok(reading.page(false));
+                return Ok(Some(reading.page(false)));
             }
-            reading.add(connection, row, namespace, revision, query.with)?;
+            let (event, entry) = read(connection, row, namespace, revision, query.with)?;
+            reading.add(revision, event, entry, bytes);
         }
         reading.cursor.place = place;
     }
     reading.close(false);
     reading.cursor = Cursor::behind(facts.revision);
-    Ok(reading.page(true))
+    Ok(Some(reading.page(true)))
 }
 
 /// The keys that are watched, by the id of their namespace. One that has never been written to has none, and no changes
@@ -147,16 +158,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn add(
-        &mut self,
-        connection: &Connection,
-        row: &Row<'_>,
-        namespace: &Namespace,
-        revision: u64,
-        with: With,
-    ) -> Result<(), StoreError> {
-        let (event, entry) = read(connection, row, namespace, revision, with)?;
-        let bytes = kv::entry_bytes(&entry) + EVENT_BYTES;
+    fn add(&mut self, revision: u64, event: Event, entry: Entry, bytes: usize) {
         self.bytes += bytes;
         self.open_bytes += bytes;
         let batch = self.open.get_or_insert_with(|| ChangeBatch {
@@ -166,7 +168,6 @@ impl Reading {
             more: false,
         });
         batch.events.push((event, entry));
-        Ok(())
     }
 
     /// Ends the batch that is open, if one is.
@@ -183,6 +184,20 @@ impl Reading {
             is_last,
         }
     }
+}
+
+/// What an event takes, before any large part of it is read.
+fn event_bytes(connection: &Connection, row: &Row<'_>, with: With) -> Result<usize, StoreError> {
+    let value_bytes = match (with, row.get(11)?) {
+        (With::NoContent, _) => 0,
+        (With::Content, Some(id)) => kv::value_bytes(connection, id)?,
+        (With::Content, None) => bytes(row, 10)?,
+    };
+    Ok(bytes(row, 2)? + bytes(row, 8)? + value_bytes + EVENT_BYTES)
+}
+
+fn bytes(row: &Row<'_>, column: usize) -> Result<usize, StoreError> {
+    Ok(blob(row, column)?.map_or(0, <[u8]>::len))
 }
 
 fn read(

@@ -98,7 +98,7 @@ impl<T> Handed<T> {
     }
 
     /// Takes back what has not been passed on, and returns how many items that is.
-    pub(super) fn take_back(self) -> usize {
+    pub(super) fn take_back(&self) -> usize {
         let load = self.parcel.lock().take();
         load.map_or(0, |load| load.items.len())
     }

@@ -30,9 +30,18 @@ const ENTRIES: &str = "select key, revision, create_revision, version, update_ms
 const ENTRIES_REVERSED: &str = "select key, revision, create_revision, version, update_ms, expire_ms, metadata, kind, \
      inline_value, value_id from entry where namespace_id = ? and key >= ? and key < ? order by key desc";
 const VALUE: &str = "select content from value where id = ?";
+const VALUE_LENGTH: &str = "select octet_length(content) from value where id = ?";
 
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 6] = [STORE_REVISION, NAMESPACE, ENTRY, ENTRIES, ENTRIES_REVERSED, VALUE];
+pub(super) const STATEMENTS: [&str; 7] = [
+    STORE_REVISION,
+    NAMESPACE,
+    ENTRY,
+    ENTRIES,
+    ENTRIES_REVERSED,
+    VALUE,
+    VALUE_LENGTH,
+];
 
 /// The revision of the last commit that changed a key.
 pub(super) fn store_revision(connection: &Connection) -> Result<u64, StoreError> {
@@ -128,6 +137,16 @@ pub(super) fn value(
             .ok_or(StoreError::Damaged("an entry without its value")),
         (None, None) => Err(StoreError::Damaged("an entry without a value")),
     }
+}
+
+/// How long a value is that lies apart.
+pub(super) fn value_bytes(connection: &Connection, value_id: i64) -> Result<usize, StoreError> {
+    let length = connection
+        .prepare_cached(VALUE_LENGTH)?
+        .query_row([value_id], |row| row.get::<_, u32>(0))
+        .optional()?;
+    let length = length.ok_or(StoreError::Damaged("an entry without its value"))?;
+    Ok(length as usize)
 }
 
 /// Bytes as the kind that they were written as.

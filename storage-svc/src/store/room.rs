@@ -43,6 +43,11 @@ impl Room {
         units.map(Reserved).map_err(|_| StoreError::Closing)
     }
 
+    /// How much there is.
+    pub(super) fn bytes(&self) -> usize {
+        self.units * UNIT_BYTES
+    }
+
     /// How much is left.
     pub(super) fn left_bytes(&self) -> usize {
         self.free.available_permits() * UNIT_BYTES

@@ -21,11 +21,16 @@ use crate::model::{Deadline, Told, Watch};
 /// Most watches that read at the same time, so that they leave readers to the calls.
 const READING_MAX: usize = 2;
 
-/// Most that a page takes: a value, what it was behind, and what was begun behind that.
+/// Most that a page without large values takes.
+const SMALL_PAGE_BYTES: usize = 2 * WATCH_BATCH_BYTES;
+/// Most that any page takes: a value, what it was behind, and what was begun behind that.
 const PAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + 2 * WATCH_BATCH_BYTES;
+/// The part of the room that is kept for small pages, so that they need not wait for readers of large values.
+const SMALL_PAGES_PART: usize = 4;
 
 // So that any page finds room.
-const _: () = assert!(WATCH_PAGES_BYTES_MAX > PAGE_BYTES_MAX);
+const _: () = assert!(WATCH_PAGES_BYTES_MAX / SMALL_PAGES_PART > SMALL_PAGE_BYTES);
+const _: () = assert!(WATCH_PAGES_BYTES_MAX - WATCH_PAGES_BYTES_MAX / SMALL_PAGES_PART > PAGE_BYTES_MAX);
 
 /// A watch waits for room as long as so many readers in a row that stall; then it is ended: whoever watches comes back.
 const ROOM_WAIT_STALLS: u32 = 3;
@@ -36,8 +41,15 @@ pub(super) struct Watches {
     readers: Readers,
     places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
-    room: Room,
+    rooms: Rooms,
     stall_max: Duration,
+}
+
+/// Room for pages; clones are the same.
+#[derive(Clone, Debug)]
+struct Rooms {
+    small: Room,
+    large: Room,
 }
 
 /// What was handed over to the reader.
@@ -53,11 +65,15 @@ struct Passing {
 
 impl Watches {
     pub(super) fn new(readers: Readers, limits: StreamLimits) -> Self {
+        let small_bytes = limits.watch_pages_bytes_max / SMALL_PAGES_PART;
         Self {
             readers,
             places: Arc::new(Semaphore::new(WATCHES_MAX)),
             turns: Arc::new(Semaphore::new(READING_MAX)),
-            room: Room::new(limits.watch_pages_bytes_max),
+            rooms: Rooms {
+                small: Room::new(small_bytes),
+                large: Room::new(limits.watch_pages_bytes_max - small_bytes),
+            },
             stall_max: limits.watch_stall_max,
         }
     }
@@ -69,7 +85,7 @@ impl Watches {
 
     /// How much room is left for pages.
     pub(super) fn pages_left_bytes(&self) -> usize {
-        self.room.left_bytes()
+        self.rooms.small.left_bytes() + self.rooms.large.left_bytes()
     }
 
     /// Begins one. `revision` tells of commits.
@@ -102,7 +118,7 @@ impl Watches {
         let teller = Teller {
             readers: self.readers.clone(),
             turns: Arc::clone(&self.turns),
-            room: self.room.clone(),
+            rooms: self.rooms.clone(),
             revision,
             query: Arc::new(Query {
                 selectors: watch.selectors,
@@ -128,7 +144,7 @@ impl Watches {
 struct Teller {
     readers: Readers,
     turns: Arc<Semaphore>,
-    room: Room,
+    rooms: Rooms,
     revision: watch::Receiver<u64>,
     query: Arc<Query>,
     cursor: Cursor,
@@ -188,35 +204,47 @@ impl Teller {
         }
     }
 
-    /// The next page, and the room for the largest that it could have been.
+    /// The next page, and the room for as much as it could have been.
     async fn read(&mut self) -> Result<(Page, Reserved), End> {
-        let (query, cursor) = (Arc::clone(&self.query), self.cursor);
         let reading = async {
-            // Readers that stall give theirs back before this wait is over: those who keep it all the time are too many.
-            let wait = self.stall_max * ROOM_WAIT_STALLS;
-            let room = tokio::time::timeout(wait, self.room.take(PAGE_BYTES_MAX)).await;
-            let room = room.map_err(|_| StoreError::Overloaded)??;
-            let turn = Arc::clone(&self.turns).acquire_owned().await;
-            let turn = turn.map_err(|_| StoreError::Closing)?;
-            // Both are held until the read is over, even if nobody waits for it any more.
-            let read = move |connection: &_| {
-                let page = changes::page(connection, &query, cursor)?;
-                drop(turn);
-                Ok((page, room))
-            };
-            self.readers.read(None, read).await
+            if let Some(read) = self.read_in(&self.rooms.small, SMALL_PAGE_BYTES).await? {
+                return Ok(read);
+            }
+            let read = self.read_in(&self.rooms.large, PAGE_BYTES_MAX).await?;
+            read.ok_or(StoreError::Damaged("a value that is too large"))
         };
         tokio::select! {
             biased;
             () = self.source.gone() => Err(End::Gone),
             () = self.stop.stopped() => Err(StoreError::Closing.into()),
-            page = reading => Ok(page?.found),
+            read = reading => Ok(read?),
         }
+    }
+
+    /// The next page if it fits into `bytes_max`, for which there is room.
+    async fn read_in(&self, room: &Room, bytes_max: usize) -> Result<Option<(Page, Reserved)>, StoreError> {
+        let (query, cursor) = (Arc::clone(&self.query), self.cursor);
+        let bytes_max = bytes_max.min(room.bytes());
+        // Readers that take nothing give theirs back before this wait is over; others may keep it longer.
+        let wait = self.stall_max * ROOM_WAIT_STALLS;
+        let room = tokio::time::timeout(wait, room.take(bytes_max)).await;
+        let room = room.map_err(|_| StoreError::Overloaded)??;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| StoreError::Closing)?;
+        // Both are held until the read is over, even if nobody waits for it any more.
+        let read = move |connection: &_| {
+            let page = changes::page(connection, &query, cursor, bytes_max)?;
+            drop(turn);
+            Ok(page.map(|page| (page, room)))
+        };
+        Ok(self.readers.read(None, read).await?.found)
     }
 
     /// Waits for a commit, telling now and then that there was none.
     async fn wait(&mut self) -> Result<(), End> {
         loop {
+            // What is not taken now is not taken later either, for all that is known.
+            self.passed_on().await?;
             let due = self.told_at + self.progress_interval;
             let complete = self.cursor.complete;
             tokio::select! {
@@ -304,20 +332,21 @@ impl Teller {
     /// How a watch ends whose reader did not take what it was told in time: what has not left is taken back, so that it
     /// holds no room that others need, and is not counted as told.
     fn give_up(&mut self) -> End {
-        // Only the last item that the reader has passed on can be torn.
+        let passing: Vec<_> = self.passing.drain(..).collect();
+        let left: Vec<_> = passing
+            .iter()
+            .map(|passing| (!passing.handed.is_passed_on()).then(|| passing.handed.take_back()))
+            .collect();
+        // Now the reader has nothing to pass on but what it has begun: only the last of that can be torn.
         let torn = usize::from(self.source.way().close());
-        let mut is_whole = true;
-        for passing in self.passing.drain(..) {
-            let is_passed_on = passing.handed.is_passed_on();
-            let left = passing.handed.take_back() + torn;
-            if !is_whole {
-                continue;
-            }
-            is_whole = is_passed_on || left == 0;
-            if is_whole {
-                self.told = passing.complete;
-            } else if let Some(revision) = passing.revisions.get(passing.revisions.len().saturating_sub(left)) {
-                self.told = self.told.max(revision - 1);
+        for (passing, left) in passing.iter().zip(left) {
+            match left.map(|left| left + torn) {
+                None | Some(0) => self.told = passing.complete,
+                Some(left) => {
+                    let revision = passing.revisions.get(passing.revisions.len().saturating_sub(left));
+                    self.told = revision.map_or(self.told, |revision| self.told.max(revision - 1));
+                    break;
+                }
             }
         }
         let last_revision = self.told;

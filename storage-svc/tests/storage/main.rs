@@ -31,6 +31,7 @@ mod rewatch;
 mod room;
 mod scan_stream;
 mod serving;
+mod slow_watches;
 mod support;
 mod tls;
 mod unix_socket;

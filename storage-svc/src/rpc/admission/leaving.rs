@@ -36,13 +36,17 @@ pub(super) struct Leaving {
 
 impl Leaving {
     pub(super) fn new(inner: Body, way: Way, limit: Limit, record: Record, room: Option<Arc<Reserved>>) -> Self {
+        let taking = Taking::here();
+        if room.is_some() {
+            taking.takes_room();
+        }
         Self {
             inner,
             way,
             limit,
             last_word: None,
             record: Some(record),
-            taking: Taking::here(),
+            taking,
             room,
         }
     }

@@ -3,22 +3,31 @@
 //! resets its stream.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::rt::Executor;
 
-/// An answer of which no part is taken for so long is dropped, after twice as long at the latest. The last part counts as
-/// taken when some of it is: the rest of it may lie in the connection.
-const ANSWER_STALL_MAX: Duration = Duration::from_mins(1);
+/// An answer that takes room of others, and of which no part is taken for so long, is dropped, after twice as long at the
+/// latest. The last part counts as taken when some of it is: the rest of it may lie in the connection.
+const ANSWER_STALL_MAX: Duration = Duration::from_secs(15);
+/// Of any other answer, which its client may have reasons to leave alone for a while: so many times as long.
+const PATIENCE: u32 = 4;
 
 tokio::task_local! {
     static TAKING: Taking;
 }
 
-/// How far an answer is taken: odd while a part of it is on its way to the peer, even while more is waited for.
+/// How far an answer is taken.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Taking(Arc<AtomicU64>);
+pub(super) struct Taking(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Odd while a part is on its way to the peer, even while more is waited for.
+    steps: AtomicU64,
+    takes_room: AtomicBool,
+}
 
 impl Taking {
     /// That of the answer which this task sends; one that nobody looks at if it is no task of [`Streams`].
@@ -26,30 +35,42 @@ impl Taking {
         TAKING.try_with(Self::clone).unwrap_or_default()
     }
 
+    /// The answer takes room that others wait for.
+    pub(super) fn takes_room(&self) {
+        self.0.takes_room.store(true, Ordering::Relaxed);
+    }
+
     /// More is asked for: some of the part before has been sent, and the rest of it will be.
     pub(super) fn asked(&self) {
         if self.is_on_its_way() {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            self.0.steps.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// A part is on its way.
     pub(super) fn handed(&self) {
         if !self.is_on_its_way() {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            self.0.steps.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn is_on_its_way(&self) -> bool {
-        self.0.load(Ordering::Relaxed) % 2 == 1
+        self.0.steps.load(Ordering::Relaxed) % 2 == 1
     }
 
     /// Ends if a part stays on its way.
     async fn stalled(&self) {
         let mut before = None;
+        let mut looks = 0;
         loop {
-            let now = self.is_on_its_way().then(|| self.0.load(Ordering::Relaxed));
-            if now.is_some() && now == before {
+            let now = self.is_on_its_way().then(|| self.0.steps.load(Ordering::Relaxed));
+            looks = if now.is_some() && now == before { looks + 1 } else { 0 };
+            let looks_max = if self.0.takes_room.load(Ordering::Relaxed) {
+                1
+            } else {
+                PATIENCE
+            };
+            if looks >= looks_max {
                 return;
             }
             before = now;
@@ -87,11 +108,14 @@ mod tests {
     use super::*;
 
     /// How long an answer lasts of which a part is on its way and, every so often, another one is asked for.
-    async fn lasts(taken_every: Option<Duration>) -> Duration {
+    async fn lasts(takes_room: bool, taken_every: Option<Duration>) -> Duration {
         let begun = Instant::now();
         let (here, gone) = oneshot::channel::<()>();
         Streams.execute(async move {
             let taking = Taking::here();
+            if takes_room {
+                taking.takes_room();
+            }
             loop {
                 taking.handed();
                 match taken_every {
@@ -108,12 +132,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_dropped_when_nothing_of_it_is_taken() {
-        let lasted = lasts(None).await;
-        assert!(
-            (ANSWER_STALL_MAX..=2 * ANSWER_STALL_MAX).contains(&lasted),
-            "{lasted:?}"
-        );
-        let slow = ANSWER_STALL_MAX.mul_f64(0.98);
-        assert!(lasts(Some(slow)).await >= 10 * ANSWER_STALL_MAX);
+        for (takes_room, stall_max) in [(true, ANSWER_STALL_MAX), (false, PATIENCE * ANSWER_STALL_MAX)] {
+            let lasted = lasts(takes_room, None).await;
+            let expected = stall_max..=stall_max + ANSWER_STALL_MAX;
+            assert!(expected.contains(&lasted), "{lasted:?}");
+            let slow = stall_max.mul_f64(0.98);
+            assert!(lasts(takes_room, Some(slow)).await >= 10 * ANSWER_STALL_MAX);
+        }
     }
 }

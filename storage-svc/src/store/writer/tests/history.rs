@@ -35,7 +35,7 @@ impl Bench {
         let mut cursor = Cursor::behind(revision);
         let mut told = Vec::new();
         loop {
-            let page = page(&self.writer.connection, &query, cursor)?;
+            let page = page(&self.writer.connection, &query, cursor, usize::MAX)?.expect("it fits");
             told.extend(page.batches);
             if page.is_last {
                 return Ok(told);

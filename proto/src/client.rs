@@ -2,6 +2,7 @@
 //! a caller can do about them.
 
 mod connection;
+pub mod consume;
 mod retry;
 pub mod watch;
 

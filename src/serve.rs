@@ -72,21 +72,28 @@ pub(crate) async fn run(mut args: Args) -> anyhow::Result<()> {
         let serving = storage_svc::serve(listener, store.clone(), shutdown.clone());
         services.spawn(async { serving.await.context("the storage service stopped") });
     }
+    let consumer = consumer::Consumer::new(documents, args.consumer.into(), clock);
     if let Some(listener) = metrics_listener {
-        let asked = store.clone();
+        let asked = (store.clone(), consumer.clone());
         let figures = move || {
-            let store = asked.clone();
-            async move { store.figures().await }
+            let (store, consumer) = asked.clone();
+            async move { store.figures().await + &consumer.figures().await }
         };
-        let serving = runtime::metrics::serve(listener, figures, shutdown.clone());
+        let asked = consumer.clone();
+        // It asks the store in its turn.
+        let ready = move || {
+            let consumer = asked.clone();
+            async move { consumer.ready().await.map_err(|why| why.to_string()) }
+        };
+        let serving = runtime::metrics::serve(listener, figures, ready, shutdown.clone());
         services.spawn(async {
             serving.await;
             Ok(())
         });
     }
-    let applying = consumer::run(documents, args.consumer.into(), clock, shutdown.clone());
-    services.spawn(async {
-        applying.await;
+    let stopping = shutdown.clone();
+    services.spawn(async move {
+        consumer.run(stopping).await;
         Ok(())
     });
     let serving = api_gateway::serve(listener, gateway, shutdown.clone());

@@ -5,9 +5,10 @@ use feed::apply::Tally;
 use feed::commit::Commit;
 use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed_store::{FeedStore, FeedStoreError, Outcome};
-use proto::v1;
 use proto::v1::settlement::{Ack, Action, Dead};
 use runtime::clock::Clock;
+
+use crate::lease::Lease;
 
 /// A commit that lost to another writer of one of its documents this often is left to the queue's back-off.
 const COMMIT_ATTEMPTS_MAX: u32 = 16;
@@ -32,12 +33,19 @@ pub(crate) enum ApplyError {
     Contended,
 }
 
+impl ApplyError {
+    /// Whether storage is away, which says nothing about the message.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_transient())
+    }
+}
+
 /// Applies what the operation of this message still owns, and acks.
 pub(crate) async fn apply(
     store: &FeedStore,
     clock: &Clock,
     message: &OperationMessage,
-    receipt: &[u8],
+    lease: &Lease,
 ) -> Result<Applied, ApplyError> {
     for _ in 0..COMMIT_ATTEMPTS_MAX {
         let (mut commit, tally) = store.owned_changes(message.operation, &message.documents).await?;
@@ -48,7 +56,7 @@ pub(crate) async fn apply(
         };
         OperationRecord::ended(message, state, None, clock.now_ms()).put(&mut commit);
         match store
-            .commit(commit, vec![settlement(receipt, Action::Ack(Ack {}))])
+            .commit(commit, vec![lease.settlement(Action::Ack(Ack {}))])
             .await?
         {
             Outcome::Committed { .. } => return Ok(Applied::Done(tally)),
@@ -60,26 +68,20 @@ pub(crate) async fn apply(
 }
 
 /// Gives the message up: the operation is recorded as failed, the message is kept as dead. The pending version stays,
-/// so that putting the message back can still apply it.
+/// so that putting the message back can still apply it. False if somebody else holds the message now; nothing was
+/// changed.
 pub(crate) async fn bury(
     store: &FeedStore,
     clock: &Clock,
     message: &OperationMessage,
-    receipt: &[u8],
+    lease: &Lease,
     reason: &str,
-) -> Result<(), FeedStoreError> {
+) -> Result<bool, ApplyError> {
     let mut commit = Commit::default();
     OperationRecord::ended(message, OperationState::Failed, Some(reason), clock.now_ms()).put(&mut commit);
     let dead = Action::Dead(Dead {
         reason: reason.to_owned(),
     });
-    store.commit(commit, vec![settlement(receipt, dead)]).await.map(|_| ())
-}
-
-/// A settlement of one receipt.
-pub(crate) fn settlement(receipt: &[u8], action: Action) -> v1::Settlement {
-    v1::Settlement {
-        receipt: receipt.to_vec().into(),
-        action: Some(action),
-    }
+    let outcome = store.commit(commit, vec![lease.settlement(dead)]).await?;
+    Ok(matches!(outcome, Outcome::Committed { .. }))
 }

@@ -1,12 +1,24 @@
 //! What an operator can set.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use feed_store::StorageArgs;
-use proto::limits::{LEASE_MAX, LEASE_MIN, RECEIVE_MESSAGES_MAX};
+use proto::limits::{LEASE_MAX, LEASE_MIN, WINDOW_MESSAGES_MAX};
 
 use crate::worker::Settings;
+
+/// Most messages worked on at once.
+const CONCURRENCY_MAX: u32 = 100;
+const _: () = assert!(
+    CONCURRENCY_MAX as usize <= WINDOW_MESSAGES_MAX,
+    "one stream delivers them all"
+);
+/// Shortest time limit of a message.
+const MESSAGE_TIME_MAX_MIN: Duration = Duration::from_millis(100);
+/// Longest time limit of a message.
+const MESSAGE_TIME_MAX_MAX: Duration = Duration::from_hours(1);
 
 /// Settings of the consumer process.
 #[derive(Clone, Debug, clap::Parser)]
@@ -18,6 +30,9 @@ pub struct Args {
     /// How it works.
     #[command(flatten)]
     pub consumer: ConsumerArgs,
+    /// Where it tells how it is.
+    #[command(flatten)]
+    pub metrics: runtime::metrics::Args,
     /// How it logs.
     #[command(flatten)]
     pub telemetry: runtime::telemetry::Args,
@@ -33,6 +48,10 @@ pub struct ConsumerArgs {
     /// consumer takes over this long after a crash.
     #[arg(long, env = "CONSUMER_LEASE_MS", default_value = "30000", value_parser = parse_lease)]
     pub consumer_lease_ms: Duration,
+    /// How long a message may be worked on, in milliseconds, 100 to 3,600,000. One that takes longer is put back, its
+    /// attempt counted.
+    #[arg(long, env = "CONSUMER_MESSAGE_TIME_MAX_MS", default_value = "60000", value_parser = parse_message_time_max)]
+    pub consumer_message_time_max_ms: Duration,
 }
 
 impl From<ConsumerArgs> for Settings {
@@ -40,27 +59,40 @@ impl From<ConsumerArgs> for Settings {
         Self {
             concurrency: args.consumer_concurrency,
             lease: args.consumer_lease_ms,
+            message_time_max: args.consumer_message_time_max_ms,
         }
     }
 }
 
 fn parse_concurrency(text: &str) -> Result<NonZeroU32, String> {
     let concurrency: NonZeroU32 = text.parse().map_err(|_| "not a number above zero".to_owned())?;
-    if concurrency.get() as usize > RECEIVE_MESSAGES_MAX {
-        return Err(format!("at most {RECEIVE_MESSAGES_MAX}"));
+    if concurrency.get() > CONCURRENCY_MAX {
+        return Err(format!("at most {CONCURRENCY_MAX}"));
     }
     Ok(concurrency)
 }
 
 fn parse_lease(text: &str) -> Result<Duration, String> {
-    let lease = text
+    parse_ms(text, LEASE_MIN..=LEASE_MAX)
+}
+
+fn parse_message_time_max(text: &str) -> Result<Duration, String> {
+    parse_ms(text, MESSAGE_TIME_MAX_MIN..=MESSAGE_TIME_MAX_MAX)
+}
+
+fn parse_ms(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let time = text
         .parse()
         .map(Duration::from_millis)
         .map_err(|_| "not a number of milliseconds".to_owned())?;
-    if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
-        return Err(format!("from {} to {}", LEASE_MIN.as_millis(), LEASE_MAX.as_millis()));
+    if !range.contains(&time) {
+        return Err(format!(
+            "from {} to {}",
+            range.start().as_millis(),
+            range.end().as_millis()
+        ));
     }
-    Ok(lease)
+    Ok(time)
 }
 
 #[cfg(test)]
@@ -77,5 +109,9 @@ mod tests {
         assert_eq!(parse_lease("100"), Ok(LEASE_MIN));
         assert_eq!(parse_lease("43200000"), Ok(LEASE_MAX));
         assert!(parse_lease("43200001").is_err());
+        assert!(parse_message_time_max("99").is_err());
+        assert_eq!(parse_message_time_max("100"), Ok(MESSAGE_TIME_MAX_MIN));
+        assert_eq!(parse_message_time_max("3600000"), Ok(MESSAGE_TIME_MAX_MAX));
+        assert!(parse_message_time_max("3600001").is_err());
     }
 }

@@ -5,7 +5,12 @@
 
 mod apply;
 mod config;
+mod lease;
+mod message;
+mod metrics;
+mod state;
 mod worker;
 
 pub use config::{Args, ConsumerArgs};
-pub use worker::{DRAIN_MAX, Settings, drain, run};
+pub use state::NotReady;
+pub use worker::{Consumer, DRAIN_MAX, Settings};

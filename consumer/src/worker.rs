@@ -1,40 +1,31 @@
-//! The lease loop: asks for no more messages than it can start, extends leases while it works, backs off while storage
-//! is away, and drains when it is told to stop.
+//! The loop: takes messages as they become ready, no more at a time than it has permits for, comes back when storage
+//! was away, and hands back what it has not begun when it is told to stop.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use feed::operation::OperationMessage;
 use feed_store::{FeedStore, WRITE_QUEUE};
-use proto::client::{ClientError, StorageClient};
+use proto::client::ClientError;
+use proto::client::consume::{Consume, Rest, Settler, Update};
 use proto::v1;
-use proto::v1::settlement::{Action, Dead, Extend, Nack};
-use proto::v1::settlement_result::Status;
-use rand::RngExt as _;
 use runtime::clock::Clock;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
-use crate::apply::{Applied, ApplyError, apply, bury, settlement};
+use crate::lease::{Lease, duration};
+use crate::message::describe;
+use crate::metrics::Metrics;
+use crate::state::{NotReady, State};
 
-/// How long one call waits for a message.
-const RECEIVE_WAIT: Duration = Duration::from_secs(20);
-/// First pause after storage failed.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest pause while storage fails.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A lease is extended when this part of it is over.
-const EXTEND_PART: u32 = 3;
-/// A message that failed at this attempt is given up. One less than the queue's own limit: the delivery after it is for
-/// giving up a message whose consumers all died over it, so that its operation is recorded as failed.
-const ATTEMPTS_MAX: u32 = 9;
-/// When told to stop, what is being worked on may take this long; what is left then is applied by another consumer when
-/// its lease has run out.
+/// When told to stop, what is being worked on may take this long; what is left then goes back to the queue.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Of the messages in hand, those that are worked on and those that wait for a permit: so many for each permit. Some wait
+/// when others had been delivered by a stream that broke, and are still worked on.
+const IN_HAND_PER_PERMIT: usize = 2;
+/// Whoever asks whether the consumer is ready, or for its figures, waits for storage so long.
+const ASKED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How a consumer works.
 #[derive(Clone, Copy, Debug)]
@@ -43,233 +34,213 @@ pub struct Settings {
     pub concurrency: NonZeroU32,
     /// How long a message is leased at a time.
     pub lease: Duration,
+    /// How long a message may be worked on before it is put back, its attempt counted.
+    pub message_time_max: Duration,
 }
 
+/// A consumer; clones are the same one.
 #[derive(Clone, Debug)]
-struct Worker {
+pub struct Consumer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     store: FeedStore,
     settings: Settings,
     clock: Clock,
+    metrics: Metrics,
+    state: State,
 }
 
-/// Applies messages until `shutdown`, then finishes what it began, for at most [`DRAIN_MAX`].
-pub async fn run(store: FeedStore, settings: Settings, clock: Clock, shutdown: CancellationToken) {
-    let worker = Worker { store, settings, clock };
-    let permits = Arc::new(Semaphore::new(settings.concurrency.get() as usize));
-    let mut tasks = JoinSet::new();
-    let mut pause = BACKOFF_MIN;
-    loop {
-        while tasks.try_join_next().is_some() {}
-        let free = tokio::select! {
-            () = shutdown.cancelled() => break,
-            // All that are free, so that one call leases as many messages as can be started.
-            permit = Arc::clone(&permits).acquire_owned() => {
-                let mut free = permit.expect("the semaphore is never closed");
-                while let Ok(another) = Arc::clone(&permits).try_acquire_owned() {
-                    free.merge(another);
-                }
-                free
+/// What was delivered and has not ended.
+#[derive(Debug)]
+struct InHand {
+    consumer: Consumer,
+    permits: Arc<Semaphore>,
+    tasks: JoinSet<()>,
+}
+
+impl Consumer {
+    /// A consumer that does nothing yet.
+    #[must_use]
+    pub fn new(store: FeedStore, settings: Settings, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            settings,
+            clock,
+            metrics: Metrics::new(),
+            state: State::default(),
+        }))
+    }
+
+    /// Applies messages until `shutdown`, then finishes what it began, for at most [`DRAIN_MAX`], and hands back the rest.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut stream = self.store().client().consume(self.open());
+        let mut in_hand = InHand::new(self);
+        // Of the stream that stands: cancelled when either end of it stops.
+        let mut leaving = shutdown.child_token();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(ended) = in_hand.tasks.join_next() => look_after(ended),
+                update = stream.next(), if in_hand.has_room() => match update {
+                    Update::Opened => {
+                        leaving = shutdown.child_token();
+                        self.0.state.set(Ok(()));
+                    }
+                    Update::Deliveries(deliveries) => in_hand.take(deliveries, stream.settler().as_ref(), &leaving),
+                    Update::Draining => {
+                        leaving.cancel();
+                        self.0.state.set(Err(NotReady::StorageStopping));
+                    }
+                    Update::Interrupted(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "no messages");
+                        self.0.state.set(Err(NotReady::Interrupted(describe(&error))));
+                    }
+                },
             }
-        };
-        let received = tokio::select! {
-            () = shutdown.cancelled() => break,
-            received = worker.receive(free.num_permits(), RECEIVE_WAIT) => received,
-        };
-        match received {
-            Ok(deliveries) => {
-                pause = BACKOFF_MIN;
-                let mut free = free;
-                for delivery in deliveries {
-                    let permit = free.split(1);
-                    let worker = worker.clone();
-                    tasks.spawn(async move {
-                        worker.handle(delivery).await;
-                        drop(permit);
-                    });
-                }
+        }
+        self.0.state.set(Err(NotReady::Stopping));
+        self.stop(stream, in_hand, &leaving).await;
+    }
+
+    async fn stop(&self, stream: Consume, mut in_hand: InHand, leaving: &CancellationToken) {
+        let mut rest = stream.drain();
+        if tokio::time::timeout(DRAIN_MAX, in_hand.finish(&mut rest, leaving))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                messages = in_hand.tasks.len(),
+                "stopped with messages at work; they go back to the queue"
+            );
+        }
+    }
+
+    /// Applies what is ready now, one message after the other, and returns how many that were.
+    pub async fn drain(&self) -> Result<usize, ClientError> {
+        let mut in_hand = InHand::new(self);
+        let mut handled = 0;
+        loop {
+            let request = v1::ReceiveRequest {
+                queue: WRITE_QUEUE.to_owned(),
+                lease: Some(duration(self.settings().lease)),
+                ..Default::default()
+            };
+            let deliveries = self.store().client().receive(request).await?;
+            if deliveries.is_empty() {
+                return Ok(handled);
             }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    pause_ms = pause.as_millis(),
-                    "no messages"
-                );
-                drop(free);
-                tokio::select! {
-                    () = shutdown.cancelled() => break,
-                    () = tokio::time::sleep(jittered(pause)) => {}
-                }
-                pause = (pause * 2).min(BACKOFF_MAX);
+            handled += deliveries.len();
+            in_hand.take(deliveries, None, &CancellationToken::new());
+            while let Some(ended) = in_hand.tasks.join_next().await {
+                look_after(ended);
             }
         }
     }
-    let finish = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(DRAIN_MAX, finish).await.is_err() {
-        tracing::warn!(
-            messages = tasks.len(),
-            "stopped with messages at work; their leases will run out"
+
+    /// Whether messages can come and storage answers; if not, why.
+    pub async fn ready(&self) -> Result<(), NotReady> {
+        self.0.state.get()?;
+        match tokio::time::timeout(ASKED_TIME_MAX, self.store().client().server_info()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(NotReady::NoAnswer(describe(&error))),
+            Err(_) => Err(NotReady::NoAnswer(describe(&ClientError::Timeout))),
+        }
+    }
+
+    /// All figures, as OpenMetrics text without its end. Without those of the queue if storage does not answer.
+    pub async fn figures(&self) -> String {
+        let asked = self.store().client().queue_stats(WRITE_QUEUE);
+        let oldest_ready = match tokio::time::timeout(ASKED_TIME_MAX, asked).await {
+            // Nobody has used the queue, or nothing is ready.
+            Ok(Ok(stats)) => {
+                let age = stats.and_then(|stats| stats.oldest_ready_age);
+                Some(age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default())
+            }
+            Ok(Err(_)) | Err(_) => None,
+        };
+        self.metrics().text(self.0.state.get().is_ok(), oldest_ready)
+    }
+
+    fn open(&self) -> v1::consume_request::Open {
+        v1::consume_request::Open {
+            queue: WRITE_QUEUE.to_owned(),
+            max_outstanding_messages: self.settings().concurrency.get(),
+            lease: Some(duration(self.settings().lease)),
+            ..Default::default()
+        }
+    }
+
+    pub(crate) fn store(&self) -> &FeedStore {
+        &self.0.store
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.0.settings
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+}
+
+impl InHand {
+    fn new(consumer: &Consumer) -> Self {
+        Self {
+            consumer: consumer.clone(),
+            permits: Arc::new(Semaphore::new(consumer.settings().concurrency.get() as usize)),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Whether more may be taken, as many as a stream can have out.
+    fn has_room(&self) -> bool {
+        self.tasks.len() < self.consumer.settings().concurrency.get() as usize * IN_HAND_PER_PERMIT
+    }
+
+    fn take(&mut self, deliveries: Vec<v1::Delivery>, settler: Option<&Settler>, leaving: &CancellationToken) {
+        for v1::Delivery { message, receipt, .. } in deliveries {
+            let consumer = self.consumer.clone();
+            let lease = Lease {
+                client: consumer.store().client().clone(),
+                receipt,
+                time: consumer.settings().lease,
+                settler: settler.cloned(),
+            };
+            let permits = Arc::clone(&self.permits);
+            let leaving = leaving.clone();
+            self.tasks.spawn(async move {
+                let message = message.unwrap_or_default();
+                consumer.handle(message, lease, permits, leaving).await;
+            });
+        }
+    }
+
+    /// Waits for the end of what was begun, and of the stream; what it still brings goes back.
+    async fn finish(&mut self, rest: &mut Rest, leaving: &CancellationToken) {
+        let mut has_ended = false;
+        while !has_ended || !self.tasks.is_empty() {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => look_after(ended),
+                deliveries = rest.next(), if !has_ended => match deliveries {
+                    Some(deliveries) => self.take(deliveries, rest.settler().as_ref(), leaving),
+                    None => has_ended = true,
+                },
+            }
+        }
+    }
+}
+
+/// A task that panicked said so where it did; its message comes back when its lease has run out.
+fn look_after(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a message was dropped; its lease will run out"
         );
     }
-}
-
-/// Applies what is ready now, one message after the other, and returns how many that were.
-pub async fn drain(store: FeedStore, settings: Settings, clock: Clock) -> Result<usize, ClientError> {
-    let worker = Worker { store, settings, clock };
-    let mut handled = 0;
-    loop {
-        let deliveries = worker.receive(1, Duration::ZERO).await?;
-        if deliveries.is_empty() {
-            return Ok(handled);
-        }
-        for delivery in deliveries {
-            worker.clone().handle(delivery).await;
-            handled += 1;
-        }
-    }
-}
-
-impl Worker {
-    async fn receive(&self, messages: usize, wait: Duration) -> Result<Vec<v1::Delivery>, ClientError> {
-        self.store
-            .client()
-            .receive(v1::ReceiveRequest {
-                queue: WRITE_QUEUE.to_owned(),
-                max_messages: u32::try_from(messages).unwrap_or(u32::MAX),
-                wait: Some(duration(wait)),
-                lease: Some(duration(self.settings.lease)),
-            })
-            .await
-    }
-
-    /// Applies one message, holding its lease meanwhile, and settles it whatever comes of it.
-    async fn handle(self, delivery: v1::Delivery) {
-        let v1::Delivery { message, receipt, .. } = delivery;
-        let message = message.unwrap_or_default();
-        let span = tracing::info_span!("message", message.id = message.id, queue.attempt = message.attempt);
-        self.handle_message(message, receipt).instrument(span).await;
-    }
-
-    async fn handle_message(self, message: v1::Message, receipt: Bytes) {
-        let text = match &message.content {
-            Some(v1::message::Content::Text(text)) => text.as_str(),
-            _ => "",
-        };
-        match OperationMessage::parse(text) {
-            Ok(operation) if message.attempt > ATTEMPTS_MAX => {
-                self.give_up(&operation, &receipt, &message.last_error).await;
-            }
-            Ok(operation) => self.handle_operation(&operation, message.attempt, &receipt).await,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "message buried");
-                self.settle(
-                    &receipt,
-                    Action::Dead(Dead {
-                        reason: error.to_string(),
-                    }),
-                )
-                .await;
-            }
-        }
-    }
-
-    async fn handle_operation(self, operation: &OperationMessage, attempt: u32, receipt: &[u8]) {
-        let applied = tokio::select! {
-            applied = apply(&self.store, &self.clock, operation, receipt) => applied,
-            () = hold_lease(self.store.client().clone(), self.settings.lease, receipt) => Ok(Applied::LeaseLost),
-        };
-        let error = match applied {
-            Ok(Applied::Done(tally)) => {
-                tracing::debug!(
-                    operation.id = %operation.operation,
-                    applied = tally.applied,
-                    superseded = tally.superseded,
-                    "operation done"
-                );
-                return;
-            }
-            Ok(Applied::LeaseLost) => {
-                tracing::warn!(operation.id = %operation.operation, "lease lost: left to its new holder");
-                return;
-            }
-            Err(error) => error,
-        };
-        let reason = describe(&error);
-        if attempt >= ATTEMPTS_MAX && !is_transient(&error) {
-            self.give_up(operation, receipt, &reason).await;
-        } else {
-            tracing::warn!(operation.id = %operation.operation, reason, "operation put back");
-            self.settle(
-                receipt,
-                Action::Nack(Nack {
-                    delay: None,
-                    error: reason,
-                    refund_attempt: is_transient(&error),
-                }),
-            )
-            .await;
-        }
-    }
-
-    async fn give_up(&self, operation: &OperationMessage, receipt: &[u8], reason: &str) {
-        tracing::error!(operation.id = %operation.operation, reason, "operation failed for good");
-        if let Err(error) = bury(&self.store, &self.clock, operation, receipt, reason).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "message not buried; its lease will run out"
-            );
-        }
-    }
-
-    async fn settle(&self, receipt: &[u8], action: Action) {
-        if let Err(error) = self.store.client().settle(vec![settlement(receipt, action)]).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "message not settled; its lease will run out"
-            );
-        }
-    }
-}
-
-/// Extends the lease again and again; returns when it is lost.
-async fn hold_lease(client: StorageClient, lease: Duration, receipt: &[u8]) {
-    loop {
-        tokio::time::sleep(lease / EXTEND_PART).await;
-        let extend = Action::Extend(Extend {
-            lease: Some(duration(lease)),
-        });
-        match client.settle(vec![settlement(receipt, extend)]).await {
-            Ok(results) if results.iter().all(|result| result.status() == Status::Ok) => {}
-            Ok(_) => return,
-            // The next try may still come in time; if it does not, the commit is refused.
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "lease not extended"),
-        }
-    }
-}
-
-/// Storage being away says nothing about the message: it does not count as an attempt.
-fn is_transient(error: &ApplyError) -> bool {
-    match error {
-        ApplyError::Store(error) => error.is_transient(),
-        ApplyError::Contended => true,
-    }
-}
-
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
-}
-
-fn duration(duration: Duration) -> prost_types::Duration {
-    prost_types::Duration::try_from(duration).expect("a lease or a wait fits")
-}
-
-/// Up to a quarter more or less, so that consumers do not come back all at once.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.75..1.25))
 }

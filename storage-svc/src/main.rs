@@ -32,7 +32,12 @@ async fn run(args: &Args) -> anyhow::Result<()> {
             let store = asked.clone();
             async move { store.figures().await }
         };
-        beside.spawn(runtime::metrics::serve(listener, figures, shutdown.clone()));
+        let asked = store.clone();
+        let ready = move || {
+            let store = asked.clone();
+            async move { store.ready().await.map_err(|why| why.to_string()) }
+        };
+        beside.spawn(runtime::metrics::serve(listener, figures, ready, shutdown.clone()));
     }
     println!("storage-svc ready on {}", listener.address());
     let served = serve(listener, store.clone(), shutdown).await;

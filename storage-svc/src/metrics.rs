@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -21,7 +21,7 @@ use crate::store::Store;
 
 /// What precedes the name of each figure.
 const PREFIX: &str = "storage";
-/// The store's own figures are waited for this long.
+/// The store's own figures are waited for this long, and so is the answer whether it can be read.
 const FIGURES_TIME_MAX: Duration = Duration::from_secs(5);
 /// Upper bounds of the times of calls, in seconds.
 const SECONDS: [f64; 14] = [
@@ -117,7 +117,14 @@ fn labels(method: &str) -> MethodLabels {
 }
 
 impl Store {
-    /// All figures, as OpenMetrics text. Without those of the file and the queues if they cannot be read now.
+    /// Whether it can be read now; if not, why.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + FIGURES_TIME_MAX;
+        self.history(Some(deadline)).await.map(|_| ())
+    }
+
+    /// All figures, as OpenMetrics text without its end. Without those of the file and the queues if they cannot be read
+    /// now.
     pub async fn figures(&self) -> String {
         let deadline = Instant::now() + FIGURES_TIME_MAX;
         let read = async {
@@ -144,7 +151,6 @@ impl Store {
         let mut text = String::new();
         encode_registry(&mut text, &self.metrics().0.registry)
             .and_then(|()| encode_registry(&mut text, &registry))
-            .and_then(|()| encode_eof(&mut text))
             .expect("text takes all that is written to it");
         text
     }

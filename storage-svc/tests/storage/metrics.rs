@@ -27,7 +27,12 @@ impl Port {
             let store = store.clone();
             async move { store.figures().await }
         };
-        tokio::spawn(runtime::metrics::serve(listener, figures, shutdown.clone()));
+        let store = service.store().clone();
+        let ready = move || {
+            let store = store.clone();
+            async move { store.ready().await.map_err(|why| why.to_string()) }
+        };
+        tokio::spawn(runtime::metrics::serve(listener, figures, ready, shutdown.clone()));
         Self { address, shutdown }
     }
 
@@ -154,6 +159,24 @@ async fn the_file_and_the_queues_tell_how_they_are() {
 }
 
 #[tokio::test]
+async fn the_port_says_whether_the_store_can_be_read() {
+    let service = Service::start().await;
+    let port = Port::open(&service).await;
+    let (head, body) = port.ask("GET /ready").await;
+    assert!(head.starts_with("HTTP/1.1 200") && body == "ready\n", "{head} {body}");
+    service.stop().await;
+    let (head, body) = port.ask("GET /ready").await;
+    assert!(
+        head.starts_with("HTTP/1.1 503") && body.starts_with("not ready: "),
+        "{head} {body}"
+    );
+    // It is alive all the same.
+    let (head, body) = port.ask("GET /health").await;
+    assert!(head.starts_with("HTTP/1.1 200") && body == "alive\n", "{head} {body}");
+    port.shutdown.cancel();
+}
+
+#[tokio::test]
 async fn the_port_answers_what_it_is_for_and_nothing_else() {
     let service = Service::start().await;
     let port = Port::open(&service).await;
@@ -165,7 +188,9 @@ async fn the_port_answers_what_it_is_for_and_nothing_else() {
     assert!(body.ends_with("# EOF\n"), "{body}");
     assert_eq!(body.matches("# EOF").count(), 1);
     assert!(port.ask("GET /").await.0.starts_with("HTTP/1.1 404"));
-    assert!(port.ask("POST /metrics").await.0.starts_with("HTTP/1.1 405"));
+    for path in ["/metrics", "/health", "/ready"] {
+        assert!(port.ask(&format!("POST {path}")).await.0.starts_with("HTTP/1.1 405"));
+    }
     // One answer a connection, whatever was asked for: a later one could be cut in its middle.
     let mut stream = TcpStream::connect(&port.address).await.expect("it connects");
     let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";

@@ -1,0 +1,290 @@
+//! What becomes of messages, over a real store in this process.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use consumer::{NotReady, Settings};
+use feed::operation::OperationState;
+use proto::v1;
+use proto::v1::settlement::{Ack, Action};
+use proto::v1::settlement_result::Status;
+
+use crate::support::{TestStore, eventually, settings};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn a_message_over_its_time_is_put_back_and_holds_up_nobody() {
+    let store = TestStore::open(SHORT).await;
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(store.write().await);
+    }
+    // One at a time: the others' turn comes when the slow one's time is up.
+    let running = store.consumer(Settings {
+        message_time_max: SHORT,
+        ..settings()
+    });
+    for other in others {
+        store.applied(other).await;
+    }
+    running.end("put_back", 1).await;
+    let messages = store.messages().await;
+    let [message] = messages.try_into().expect("the slow one is left");
+    let failures: Vec<_> = message
+        .failures
+        .iter()
+        .map(|failure| (failure.attempt, failure.error.as_str()))
+        .collect();
+    assert_eq!(failures[0], (1, "not done within 200 ms"));
+
+    store.fate(|fate| fate.held.clear());
+    store.applied(slow).await;
+    running.end("applied", 6).await;
+    assert_eq!(store.messages().await, []);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_is_too_slow_every_time_fails_in_the_end_and_holds_up_nobody() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let running = store.consumer(Settings {
+        message_time_max: Duration::from_millis(100),
+        ..settings()
+    });
+    running.end("put_back", 1).await;
+    let other = store.write().await;
+    store.applied(other).await;
+
+    running.end("failed", 1).await;
+    let record = store.record(slow).await;
+    assert_eq!(record.state, OperationState::Failed);
+    assert_eq!(record.reason.as_deref(), Some("not done within 100 ms"));
+    let messages = store.messages().await;
+    let [message] = messages.try_into().expect("it is kept");
+    assert_eq!(message.state(), v1::MessageState::Dead);
+    assert_eq!(
+        (message.attempt, message.dead_reason.as_str()),
+        (9, "not done within 100 ms")
+    );
+    assert_eq!(running.ended("put_back").await, 8);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_message_of_ours_is_buried_at_once() {
+    let store = TestStore::open(SHORT).await;
+    let enqueue = v1::EnqueueRequest {
+        messages: vec![v1::NewMessage {
+            queue: feed_store::WRITE_QUEUE.to_owned(),
+            content: Some(v1::new_message::Content::Text("{}".to_owned())),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    store.queue.clone().enqueue(enqueue).await.expect("it is added");
+    let queued = store.write().await;
+    let consumer = store.idle_consumer(settings());
+    assert_eq!(consumer.drain().await.expect("the store is there"), 2);
+    assert_eq!(store.record(queued).await.state, OperationState::Applied);
+    let messages = store.messages().await;
+    let [message] = messages.try_into().expect("it is kept");
+    assert_eq!(message.state(), v1::MessageState::Dead);
+    assert_eq!(
+        (message.attempt, message.dead_reason.as_str()),
+        (1, "stored operation message is malformed")
+    );
+    let figures = consumer.figures().await;
+    assert!(
+        figures.contains("consumer_messages_total{outcome=\"failed\"} 1\n"),
+        "{figures}"
+    );
+    assert_eq!(consumer.ready().await, Err(NotReady::NotOpenYet));
+}
+
+#[tokio::test]
+async fn while_storage_is_away_a_message_is_kept_in_hand() {
+    let store = TestStore::open(Duration::ZERO).await;
+    store.fate(|fate| fate.refused = vec!["Commit", "Settle"]);
+    let queued = store.write().await;
+    let running = store.consumer(settings());
+    // Each attempt is made again by the client, and then by the consumer.
+    store.called("Commit", 10).await;
+    store.fate(|fate| fate.refused.clear());
+    store.applied(queued).await;
+    running.end("applied", 1).await;
+    assert_eq!(running.ended("put_back").await, 0);
+    assert_eq!(store.messages().await, []);
+    running.stop().await;
+}
+
+/// With a pause between tries, that is.
+#[tokio::test]
+async fn while_storage_is_away_nobody_is_busy() {
+    let store = TestStore::open(Duration::ZERO).await;
+    store.fate(|fate| fate.refused = vec!["Commit", "Consume", "Settle"]);
+    let running = store.consumer(settings());
+    let began = Instant::now();
+    store.called("Consume", 6).await;
+    // 50 to 800 ms, doubled each time, each by half less at most.
+    assert!(began.elapsed() >= Duration::from_millis(775), "{:?}", began.elapsed());
+    let why = running
+        .consumer
+        .ready()
+        .await
+        .expect_err("it has no stream")
+        .to_string();
+    assert_eq!(
+        why,
+        "the stream of messages is broken: storage is unavailable: code: 'The service is currently unavailable', \
+         message: \"it is away\""
+    );
+    store.fate(|fate| fate.refused.clear());
+    running.is_ready().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_is_held_for_as_long_as_the_work_takes() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let running = store.consumer(Settings {
+        lease: SHORT,
+        ..settings()
+    });
+    // Each for a third of the lease: two leases.
+    store.called("Settle", 6).await;
+    running.becomes("consumer_messages_in_flight", "1").await;
+    assert!(store.receive().await.is_empty(), "it is nobody else's");
+    store.fate(|fate| fate.held.clear());
+    running.end("applied", 1).await;
+    running.becomes("consumer_messages_in_flight", "0").await;
+    assert_eq!(running.ended("lease_lost").await, 0);
+    running.becomes("consumer_message_seconds_count", "1").await;
+    assert!(running.seconds("consumer_message_seconds_sum").await > SHORT.as_secs_f64());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_lost_is_counted_and_nothing_is_changed() {
+    for can_extend in [true, false] {
+        let store = TestStore::open(Duration::ZERO).await;
+        let slow = store.write().await;
+        store.fate(|fate| fate.held = vec![slow.id]);
+        let running = store.consumer(Settings {
+            lease: SHORT,
+            ..settings()
+        });
+        store.called("BatchGet", 1).await;
+        // It goes back to the queue, and does not come again.
+        store.fate(|fate| {
+            fate.cuts += 1;
+            fate.refused.push("Consume");
+            if !can_extend {
+                fate.refused.push("Settle");
+            }
+        });
+        let taken = eventually("somebody else has it", async || {
+            let mut deliveries = store.receive().await;
+            deliveries.pop().ok_or_else(|| "nothing".to_owned())
+        })
+        .await;
+        assert_eq!(taken.message.expect("it has one").attempt, 2);
+        if can_extend {
+            running.end("lease_lost", 1).await;
+        }
+        store.fate(|fate| fate.held.clear());
+        running.end("lease_lost", 1).await;
+        let settlement = v1::Settlement {
+            receipt: taken.receipt,
+            action: Some(Action::Ack(Ack {})),
+        };
+        let settled = store.aside.client().settle(vec![settlement]).await;
+        assert_eq!(settled.expect("the store is there")[0].status(), Status::Ok);
+        assert!(!store.is_applied(slow).await);
+        assert_eq!(running.ended("applied").await, 0);
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_delivered_and_not_begun_is_somebody_elses_at_once() {
+    let store = TestStore::open(Duration::from_mins(1)).await;
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let running = store.consumer(settings());
+    store.called("BatchGet", 1).await;
+    // The stream breaks while a message is worked on; the next one brings another.
+    store.fate(|fate| fate.cuts += 1);
+    let waiting = store.write().await;
+    eventually("the other is delivered", async || {
+        let messages = store.messages().await;
+        let is_leased = messages
+            .iter()
+            .any(|message| message.state() == v1::MessageState::Leased && message.id > messages[0].id);
+        if is_leased {
+            Ok(())
+        } else {
+            Err(format!("{messages:?}"))
+        }
+    })
+    .await;
+
+    running.shutdown.cancel();
+    let delivery = eventually("it is handed back", async || {
+        store.receive().await.pop().ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
+    let message = delivery.message.expect("it has one");
+    assert_eq!(
+        (message.attempt, message.last_error.as_str()),
+        (1, ""),
+        "as if it had not been delivered"
+    );
+    let v1::message::Content::Text(text) = message.content.expect("it has some") else {
+        panic!("it is text")
+    };
+    assert!(text.contains(&waiting.operation.to_string()), "{text}");
+    assert_eq!(running.ended("handed_back").await, 1);
+    assert_eq!(running.consumer.ready().await, Err(NotReady::Stopping));
+
+    store.fate(|fate| fate.held.clear());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_age_of_what_waits_is_told() {
+    let store = TestStore::open(SHORT).await;
+    let running = store.consumer(settings());
+    running.is_ready().await;
+    running.becomes("consumer_stream_open", "1").await;
+    let oldest = "consumer_queue_oldest_ready_seconds";
+    assert_eq!(running.figure(oldest).await, "0.0");
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let waiting = store.write().await;
+    eventually("it waits", async || match running.seconds(oldest).await {
+        age if age > 0.1 => Ok(()),
+        age => Err(age.to_string()),
+    })
+    .await;
+    store.fate(|fate| fate.refused = vec!["GetQueueStats"]);
+    let figures = running.consumer.figures().await;
+    assert!(
+        !figures.contains(oldest) && figures.contains("consumer_stream_open 1"),
+        "{figures}"
+    );
+    store.fate(|fate| {
+        fate.held.clear();
+        fate.refused.clear();
+    });
+    store.applied(waiting).await;
+    running.becomes(oldest, "0.0").await;
+    running.stop().await;
+}

@@ -3,6 +3,7 @@
 mod accepted;
 mod channels;
 mod commands;
+mod consumers;
 mod contention;
 mod corpus;
 mod idempotency;

@@ -31,6 +31,9 @@ enum Failure {
     /// It was tried, and says so.
     #[error(transparent)]
     Apply(ApplyError),
+    /// Storage was away, and it is too late to try again.
+    #[error("stopping")]
+    Leaving,
     /// It took too long.
     #[error("not done within {} ms{}", time_max.as_millis(), last(.storage.as_deref()))]
     TimeUp {
@@ -44,10 +47,10 @@ impl Failure {
     /// Whether it says something about the message.
     fn counts(&self) -> bool {
         match self {
-            Self::Apply(ApplyError::Contended) => false,
-            Self::Apply(error) => !error.is_transient(),
-            // Even if storage was away: a message that breaks whatever it meets looks like that too.
-            Self::TimeUp { .. } => true,
+            Self::Apply(ApplyError::Contended) | Self::Leaving => false,
+            // A time that is up counts even if storage was away: a message that breaks whatever it meets looks like that
+            // too.
+            Self::Apply(ApplyError::Store(_)) | Self::TimeUp { .. } => true,
         }
     }
 }
@@ -60,66 +63,61 @@ enum Verdict {
     Settle(Action, Outcome),
 }
 
-impl Consumer {
-    /// Applies one message when there is a permit for it, and settles it whatever comes of it. Once `leaving` is
-    /// cancelled nothing is begun, and nothing tried again.
-    pub(crate) async fn handle(
-        &self,
-        message: v1::Message,
-        lease: Lease,
-        permits: Arc<Semaphore>,
-        leaving: CancellationToken,
-    ) {
-        let span = tracing::info_span!("message", message.id = message.id, queue.attempt = message.attempt);
+/// A message that was delivered.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    pub(crate) consumer: Consumer,
+    pub(crate) message: v1::Message,
+    pub(crate) lease: Lease,
+    /// Once it is cancelled nothing is begun, and nothing tried again.
+    pub(crate) leaving: CancellationToken,
+}
+
+impl Delivered {
+    /// Applies it when there is a permit, and settles it whatever comes of it.
+    pub(crate) async fn handle(self, permits: Arc<Semaphore>) {
+        let v1::Message { id, attempt, .. } = self.message;
         let handling = async {
-            let outcome = self.outcome(&message, &lease, &permits, &leaving).await;
+            let outcome = self.outcome(&permits).await;
             if outcome == Outcome::LeaseLost {
                 tracing::warn!("lease lost: left to its new holder");
             }
-            self.metrics().ended(outcome);
+            self.consumer.metrics().ended(outcome);
         };
+        let span = tracing::info_span!("message", message.id = id, queue.attempt = attempt);
         handling.instrument(span).await;
     }
 
-    async fn outcome(
-        &self,
-        message: &v1::Message,
-        lease: &Lease,
-        permits: &Semaphore,
-        leaving: &CancellationToken,
-    ) -> Outcome {
-        let hold = lease.hold();
+    async fn outcome(&self, permits: &Semaphore) -> Outcome {
+        let hold = self.lease.hold();
         tokio::pin!(hold);
         let permit = tokio::select! {
             biased;
-            () = leaving.cancelled() => None,
+            () = self.leaving.cancelled() => None,
             () = &mut hold => return Outcome::LeaseLost,
             permit = permits.acquire() => permit.ok(),
         };
         if permit.is_none() {
-            return lease.settle(hand_back(message), Outcome::HandedBack).await;
+            return self.conclude(self.handed_back()).await;
         }
-        let _in_flight = self.metrics().begin();
+        let _in_flight = self.consumer.metrics().begin();
         let verdict = tokio::select! {
-            verdict = self.work(message, lease, leaving) => verdict,
+            verdict = self.work() => verdict,
             () = &mut hold => Verdict::Ended(Outcome::LeaseLost),
         };
-        match verdict {
-            Verdict::Ended(outcome) => outcome,
-            Verdict::Settle(action, outcome) => lease.settle(action, outcome).await,
-        }
+        self.conclude(verdict).await
     }
 
-    async fn work(&self, message: &v1::Message, lease: &Lease, leaving: &CancellationToken) -> Verdict {
-        let text = match &message.content {
+    async fn work(&self) -> Verdict {
+        let text = match &self.message.content {
             Some(v1::message::Content::Text(text)) => text.as_str(),
             _ => "",
         };
         match OperationMessage::parse(text) {
-            Ok(operation) if message.attempt > ATTEMPTS_MAX => {
-                self.give_up(&operation, lease, &message.last_error, leaving).await
+            Ok(operation) if self.message.attempt > ATTEMPTS_MAX => {
+                self.give_up(&operation, &self.message.last_error).await
             }
-            Ok(operation) => self.apply(&operation, message.attempt, lease, leaving).await,
+            Ok(operation) => self.apply(&operation).await,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "message buried");
                 let reason = error.to_string();
@@ -128,15 +126,9 @@ impl Consumer {
         }
     }
 
-    async fn apply(
-        &self,
-        operation: &OperationMessage,
-        attempt: u32,
-        lease: &Lease,
-        leaving: &CancellationToken,
-    ) -> Verdict {
-        let applying = || apply(self.store(), self.clock(), operation, lease);
-        match self.in_time(leaving, applying).await {
+    async fn apply(&self, operation: &OperationMessage) -> Verdict {
+        let applying = || apply(self.consumer.store(), self.consumer.clock(), operation, &self.lease);
+        match self.in_time(applying).await {
             Ok(Applied::Done(tally)) => {
                 tracing::debug!(
                     operation.id = %operation.operation,
@@ -151,29 +143,38 @@ impl Consumer {
                 })
             }
             Ok(Applied::LeaseLost) => Verdict::Ended(Outcome::LeaseLost),
-            Err(failure) if failure.counts() && attempt >= ATTEMPTS_MAX => {
-                self.give_up(operation, lease, &describe(&failure), leaving).await
+            Err(Failure::Leaving) => self.handed_back(),
+            Err(failure) if failure.counts() && self.message.attempt >= ATTEMPTS_MAX => {
+                self.give_up(operation, &describe(&failure)).await
             }
-            Err(failure) => put_back(operation, &failure),
+            Err(failure) => {
+                let reason = describe(&failure);
+                tracing::warn!(operation.id = %operation.operation, reason, "operation put back");
+                Verdict::Settle(nack(reason, !failure.counts(), None), Outcome::PutBack)
+            }
         }
     }
 
-    async fn give_up(
-        &self,
-        operation: &OperationMessage,
-        lease: &Lease,
-        reason: &str,
-        leaving: &CancellationToken,
-    ) -> Verdict {
-        let burying = || bury(self.store(), self.clock(), operation, lease, reason);
-        match self.in_time(leaving, burying).await {
+    async fn give_up(&self, operation: &OperationMessage, reason: &str) -> Verdict {
+        let burying = || {
+            bury(
+                self.consumer.store(),
+                self.consumer.clock(),
+                operation,
+                &self.lease,
+                reason,
+            )
+        };
+        match self.in_time(burying).await {
             Ok(true) => {
                 tracing::error!(operation.id = %operation.operation, reason, "operation failed for good");
                 Verdict::Ended(Outcome::Failed)
             }
             Ok(false) => Verdict::Ended(Outcome::LeaseLost),
+            Err(Failure::Leaving) => self.handed_back(),
             Err(failure) => {
                 tracing::warn!(
+                    operation.id = %operation.operation,
                     error = &failure as &dyn std::error::Error,
                     "operation not given up; put back"
                 );
@@ -184,11 +185,11 @@ impl Consumer {
     }
 
     /// Tries again while storage is away, for as long as a message may take.
-    async fn in_time<T, F>(&self, leaving: &CancellationToken, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
+    async fn in_time<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, ApplyError>>,
     {
-        let time_max = self.settings().message_time_max;
+        let time_max = self.consumer.settings().message_time_max;
         let mut storage = None;
         let trying = async {
             let mut pause = RETRY_PAUSE_MIN;
@@ -199,7 +200,7 @@ impl Consumer {
                 };
                 storage = Some(describe(&error));
                 tokio::select! {
-                    () = leaving.cancelled() => return Err(Failure::Apply(error)),
+                    () = self.leaving.cancelled() => return Err(Failure::Leaving),
                     () = tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.75..1.25))) => {}
                 }
                 pause = (pause * 2).min(RETRY_PAUSE_MAX);
@@ -208,17 +209,19 @@ impl Consumer {
         let tried = tokio::time::timeout(time_max, trying).await;
         tried.unwrap_or_else(|_| Err(Failure::TimeUp { time_max, storage }))
     }
-}
 
-fn put_back(operation: &OperationMessage, failure: &Failure) -> Verdict {
-    let reason = describe(failure);
-    tracing::warn!(operation.id = %operation.operation, reason, "operation put back");
-    Verdict::Settle(nack(reason, !failure.counts(), None), Outcome::PutBack)
-}
+    /// As if it had not been delivered: what went wrong before is still told.
+    fn handed_back(&self) -> Verdict {
+        let nack = nack(self.message.last_error.clone(), true, Some(Duration::ZERO));
+        Verdict::Settle(nack, Outcome::HandedBack)
+    }
 
-/// As if it had not been delivered: what went wrong before is still told.
-fn hand_back(message: &v1::Message) -> Action {
-    nack(message.last_error.clone(), true, Some(Duration::ZERO))
+    async fn conclude(&self, verdict: Verdict) -> Outcome {
+        match verdict {
+            Verdict::Ended(outcome) => outcome,
+            Verdict::Settle(action, outcome) => self.lease.settle(action, outcome).await,
+        }
+    }
 }
 
 fn nack(error: String, refund_attempt: bool, delay: Option<Duration>) -> Action {

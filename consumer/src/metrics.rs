@@ -29,8 +29,8 @@ pub(crate) enum Outcome {
     Failed,
     /// It is to be tried again later.
     PutBack,
-    /// It was not begun, because the consumer or its storage stops: another one has it at once, as if it had not been
-    /// here.
+    /// It was not begun, or could not be done, because the consumer or its storage stops: another one has it at once, as
+    /// if it had not been here.
     HandedBack,
     /// It was somebody else's when its turn or its end came, or was settled already; nothing was changed.
     LeaseLost,

@@ -15,7 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::lease::{Lease, duration};
-use crate::message::describe;
+use crate::message::{Delivered, describe};
 use crate::metrics::Metrics;
 use crate::state::{NotReady, State};
 
@@ -204,19 +204,18 @@ impl InHand {
 
     fn take(&mut self, deliveries: Vec<v1::Delivery>, settler: Option<&Settler>, leaving: &CancellationToken) {
         for v1::Delivery { message, receipt, .. } in deliveries {
-            let consumer = self.consumer.clone();
-            let lease = Lease {
-                client: consumer.store().client().clone(),
-                receipt,
-                time: consumer.settings().lease,
-                settler: settler.cloned(),
+            let delivered = Delivered {
+                consumer: self.consumer.clone(),
+                message: message.unwrap_or_default(),
+                lease: Lease {
+                    client: self.consumer.store().client().clone(),
+                    receipt,
+                    time: self.consumer.settings().lease,
+                    settler: settler.cloned(),
+                },
+                leaving: leaving.clone(),
             };
-            let permits = Arc::clone(&self.permits);
-            let leaving = leaving.clone();
-            self.tasks.spawn(async move {
-                let message = message.unwrap_or_default();
-                consumer.handle(message, lease, permits, leaving).await;
-            });
+            self.tasks.spawn(delivered.handle(Arc::clone(&self.permits)));
         }
     }
 

@@ -298,9 +298,9 @@ async fn a_storage_that_is_told_to_stop_gets_back_what_was_not_begun() {
     drop(consumer);
 
     feed.launch(Part::Storage).await;
-    let attempts = attempts(&feed.storage()).await;
-    assert!(attempts.iter().all(|attempt| *attempt == 1), "{attempts:?}");
-    eprintln!("{attempts:?}");
+    // Of those that were begun some may have been done.
+    let done = client.list(PLAYLISTS).await.len();
+    assert_eq!(attempts(&feed.storage()).await, vec![1; WRITES - done]);
     feed.launch(Part::Consumer(0)).await;
     feed.drained().await;
     assert_eq!(client.list(PLAYLISTS).await.len(), WRITES);

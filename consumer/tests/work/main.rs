@@ -77,6 +77,44 @@ async fn one_that_is_too_slow_every_time_fails_in_the_end_and_holds_up_nobody() 
 }
 
 #[tokio::test]
+async fn a_poison_message_fails_its_operation_and_holds_up_nobody() {
+    let backoff = Duration::from_millis(50);
+    let store = TestStore::open(backoff).await;
+    let poison = store.write().await;
+    store.poison(poison).await;
+    let began = Instant::now();
+    let running = store.consumer(settings());
+    running.end("put_back", 1).await;
+    // While it is tried again and again, one at a time.
+    for _ in 0..10 {
+        let other = store.write().await;
+        store.applied(other).await;
+    }
+    let record = store.record(poison).await;
+    assert!(
+        began.elapsed() >= 8 * backoff,
+        "the queue's back-off: {:?}",
+        began.elapsed()
+    );
+    assert_eq!(record.state, OperationState::Failed);
+    let reason = record.reason.expect("it says why");
+    assert!(reason.contains("is malformed"), "{reason}");
+    running.end("failed", 1).await;
+    assert_eq!(
+        (running.ended("put_back").await, running.ended("applied").await),
+        (8, 10)
+    );
+    let messages = store.messages().await;
+    let [message] = messages.try_into().expect("it is kept");
+    assert_eq!(message.state(), v1::MessageState::Dead);
+    assert_eq!(
+        (message.dead_reason.as_str(), message.failures.len()),
+        (reason.as_str(), 9)
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_no_message_of_ours_is_buried_at_once() {
     let store = TestStore::open(SHORT).await;
     let enqueue = v1::EnqueueRequest {

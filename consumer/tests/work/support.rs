@@ -157,6 +157,24 @@ impl TestStore {
         Queued { operation, id }
     }
 
+    /// Makes every attempt to apply the write fail.
+    pub(crate) async fn poison(&self, queued: Queued) {
+        let keys::Key { namespace, key } = keys::pending(key(queued.id));
+        let client = self.aside.client();
+        let pending = client.get(namespace, &key).await.expect("the store is there");
+        let metadata = pending.expect("it waits").metadata;
+        let commit = v1::CommitRequest {
+            mutations: vec![v1::Mutation::put_text(
+                namespace,
+                &key,
+                "no document".to_owned(),
+                metadata,
+            )],
+            ..Default::default()
+        };
+        client.commit(commit).await.expect("the store is there");
+    }
+
     /// Waits until the write is applied.
     pub(crate) async fn applied(&self, queued: Queued) {
         eventually("it is applied", async || {

@@ -297,6 +297,32 @@ async fn what_was_delivered_and_not_begun_is_somebody_elses_at_once() {
 }
 
 #[tokio::test]
+async fn no_more_is_taken_than_two_messages_for_each_permit() {
+    let store = TestStore::open(Duration::from_mins(1)).await;
+    // What is begun is not done, and not given up.
+    store.fate(|fate| fate.refused = vec!["Commit", "Settle"]);
+    let running = store.consumer(Settings {
+        lease: SHORT,
+        ..settings()
+    });
+    for in_hand in 0..2 {
+        // One is worked on. The stream breaks, and the next one brings another, which waits for its permit.
+        store.called("Consume", in_hand + 1).await;
+        store.write().await;
+        store.extended(in_hand + 1).await;
+        store.fate(|fate| fate.cuts += 1);
+        store.leased(0).await;
+    }
+    store.write().await;
+    // Tries to extend the leases take longer than a stream to be opened.
+    let extensions = store.calls("Settle");
+    store.called("Settle", extensions + 10).await;
+    assert_eq!(store.calls("Consume"), 2);
+    running.becomes("consumer_messages_in_flight", "1").await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn the_age_of_what_waits_is_told() {
     let store = TestStore::open(SHORT).await;
     let running = store.consumer(settings());

@@ -1,5 +1,6 @@
 //! A store whose calls can be stopped, refused and cut off on their way, writes that are queued in it, and a consumer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -51,10 +52,12 @@ pub(crate) struct TestStore {
     pub(crate) aside: FeedStore,
     pub(crate) queue: QueueServiceClient<Routes>,
     fate: watch::Sender<Fate>,
-    /// Calls that arrived, by method.
-    calls: Arc<Mutex<Vec<String>>>,
+    calls: Calls,
     _folder: TempDir,
 }
+
+/// Calls that arrived: method and, of those that are looked into, request.
+type Calls = Arc<Mutex<Vec<(String, Bytes)>>>;
 
 /// A write that is queued.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +221,18 @@ impl TestStore {
         listed.expect("the store is there").into_inner().messages
     }
 
+    /// Waits until so many messages are leased.
+    pub(crate) async fn leased(&self, count: u64) {
+        eventually(&format!("{count} are leased"), async || {
+            let stats = self.aside.client().queue_stats(WRITE_QUEUE).await;
+            match stats.expect("the store is there").unwrap_or_default() {
+                stats if stats.leased == count => Ok(()),
+                stats => Err(format!("{stats:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Leases what is ready now.
     pub(crate) async fn receive(&self) -> Vec<v1::Delivery> {
         let request = v1::ReceiveRequest {
@@ -231,7 +246,22 @@ impl TestStore {
     /// How often a method was called.
     pub(crate) fn calls(&self, method: &str) -> usize {
         let calls = self.calls.lock().expect("nobody panics with the lock");
-        calls.iter().filter(|called| *called == method).count()
+        calls.iter().filter(|(called, _)| *called == method).count()
+    }
+
+    /// Waits until the leases of so many messages were, or should have been, extended.
+    pub(crate) async fn extended(&self, count: usize) {
+        eventually("leases are extended", async || {
+            let calls = self.calls.lock().expect("nobody panics with the lock");
+            let extensions = calls.iter().filter(|(called, _)| called == "Settle");
+            let different: BTreeSet<_> = extensions.map(|(_, request)| request).collect();
+            if different.len() >= count {
+                Ok(())
+            } else {
+                Err(format!("{different:?}"))
+            }
+        })
+        .await;
     }
 
     /// Waits until a method was called so often.
@@ -329,37 +359,42 @@ fn key(id: DocumentId) -> DocumentKey {
     }
 }
 
-async fn pass(
-    mut fate: watch::Receiver<Fate>,
-    calls: Arc<Mutex<Vec<String>>>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn pass(mut fate: watch::Receiver<Fate>, calls: Calls, request: Request, next: Next) -> Response {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-    calls.lock().expect("nobody panics with the lock").push(method.clone());
+    let (parts, body) = request.into_parts();
+    if method == "Consume" {
+        note(&calls, &method, Bytes::new());
+        if fate.borrow().refused.contains(&"Consume") {
+            return refusal();
+        }
+        let cuts = fate.borrow().cuts;
+        let (parts, body) = next.run(Request::from_parts(parts, body)).await.into_parts();
+        let cut = async move {
+            // Fails at the end of the test, which cuts it off too.
+            let _ = fate.wait_for(|fate| fate.cuts != cuts).await;
+        };
+        let body = body.into_data_stream().take_until(Box::pin(cut));
+        return Response::from_parts(parts, Body::from_stream(body));
+    }
+    let body = to_bytes(body, GRPC_MESSAGE_BYTES_MAX).await.expect("it is sent");
+    note(&calls, &method, body.clone());
     if fate.borrow().refused.contains(&method.as_str()) {
-        return Status::unavailable("it is away").into_http::<Body>().into_response();
+        return refusal();
     }
-    match method.as_str() {
-        "BatchGet" => {
-            let (parts, body) = request.into_parts();
-            let body = to_bytes(body, GRPC_MESSAGE_BYTES_MAX).await.expect("it is sent");
-            let is_free = |fate: &Fate| !fate.held.iter().any(|id| names(&body, *id));
-            fate.wait_for(is_free).await.expect("the test lasts longer");
-            next.run(Request::from_parts(parts, Body::from(body))).await
-        }
-        "Consume" => {
-            let cuts = fate.borrow().cuts;
-            let (parts, body) = next.run(request).await.into_parts();
-            let cut = async move {
-                // Fails at the end of the test, which cuts it off too.
-                let _ = fate.wait_for(|fate| fate.cuts != cuts).await;
-            };
-            let body = body.into_data_stream().take_until(Box::pin(cut));
-            Response::from_parts(parts, Body::from_stream(body))
-        }
-        _ => next.run(request).await,
+    if method == "BatchGet" {
+        let is_free = |fate: &Fate| !fate.held.iter().any(|id| names(&body, *id));
+        fate.wait_for(is_free).await.expect("the test lasts longer");
     }
+    next.run(Request::from_parts(parts, Body::from(body))).await
+}
+
+fn note(calls: &Calls, method: &str, request: Bytes) {
+    let mut calls = calls.lock().expect("nobody panics with the lock");
+    calls.push((method.to_owned(), request));
+}
+
+fn refusal() -> Response {
+    Status::unavailable("it is away").into_http::<Body>().into_response()
 }
 
 fn names(request: &Bytes, id: DocumentId) -> bool {

@@ -91,12 +91,14 @@ impl Delivered {
     async fn outcome(&self, permits: &Semaphore) -> Outcome {
         let hold = self.lease.hold();
         tokio::pin!(hold);
+        let waiting = self.consumer.metrics().wait();
         let permit = tokio::select! {
             biased;
             () = self.leaving.cancelled() => None,
             () = &mut hold => return Outcome::LeaseLost,
             permit = permits.acquire() => permit.ok(),
         };
+        drop(waiting);
         if permit.is_none() {
             return self.conclude(self.handed_back()).await;
         }

@@ -70,6 +70,7 @@ pub(crate) struct Metrics(Arc<Counted>);
 struct Counted {
     messages: Family<OutcomeLabels, Counter>,
     seconds: Histogram,
+    waiting: Gauge,
     in_flight: Gauge,
     registry: Registry,
 }
@@ -78,6 +79,10 @@ struct Counted {
 struct OutcomeLabels {
     outcome: &'static str,
 }
+
+/// A message that waits for its turn, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting(Gauge);
 
 /// A message that is being worked on, until this is dropped.
 #[derive(Debug)]
@@ -94,7 +99,7 @@ impl Metrics {
             drop(messages.get_or_create(&labels(outcome)));
         }
         let seconds = Histogram::new(SECONDS);
-        let in_flight = Gauge::default();
+        let (waiting, in_flight) = (Gauge::default(), Gauge::default());
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register(
             "messages",
@@ -108,6 +113,11 @@ impl Metrics {
             seconds.clone(),
         );
         registry.register(
+            "messages_waiting",
+            "Messages that were delivered and wait for others to end",
+            waiting.clone(),
+        );
+        registry.register(
             "messages_in_flight",
             "Messages that are being worked on",
             in_flight.clone(),
@@ -115,9 +125,16 @@ impl Metrics {
         Self(Arc::new(Counted {
             messages,
             seconds,
+            waiting,
             in_flight,
             registry,
         }))
+    }
+
+    /// A message was delivered.
+    pub(crate) fn wait(&self) -> Waiting {
+        self.0.waiting.inc();
+        Waiting(self.0.waiting.clone())
     }
 
     /// A message is begun.
@@ -156,6 +173,12 @@ impl Metrics {
             .and_then(|()| encode_registry(&mut text, &registry))
             .expect("text takes all that is written to it");
         text
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -1,6 +1,5 @@
 //! A store whose calls can be stopped, refused and cut off on their way, writes that are queued in it, and a consumer.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -52,12 +51,10 @@ pub(crate) struct TestStore {
     pub(crate) aside: FeedStore,
     pub(crate) queue: QueueServiceClient<Routes>,
     fate: watch::Sender<Fate>,
-    calls: Calls,
+    /// Calls that arrived, by method.
+    calls: Arc<Mutex<Vec<String>>>,
     _folder: TempDir,
 }
-
-/// Calls that arrived: method and, of those that are looked into, request.
-type Calls = Arc<Mutex<Vec<(String, Bytes)>>>;
 
 /// A write that is queued.
 #[derive(Clone, Copy, Debug)]
@@ -246,22 +243,7 @@ impl TestStore {
     /// How often a method was called.
     pub(crate) fn calls(&self, method: &str) -> usize {
         let calls = self.calls.lock().expect("nobody panics with the lock");
-        calls.iter().filter(|(called, _)| *called == method).count()
-    }
-
-    /// Waits until the leases of so many messages were, or should have been, extended.
-    pub(crate) async fn extended(&self, count: usize) {
-        eventually("leases are extended", async || {
-            let calls = self.calls.lock().expect("nobody panics with the lock");
-            let extensions = calls.iter().filter(|(called, _)| called == "Settle");
-            let different: BTreeSet<_> = extensions.map(|(_, request)| request).collect();
-            if different.len() >= count {
-                Ok(())
-            } else {
-                Err(format!("{different:?}"))
-            }
-        })
-        .await;
+        calls.iter().filter(|called| *called == method).count()
     }
 
     /// Waits until a method was called so often.
@@ -304,9 +286,15 @@ impl Running {
         .await;
     }
 
-    /// Waits until so many messages ended so.
+    /// Waits until at least so many messages ended so.
     pub(crate) async fn end(&self, outcome: &str, count: u32) {
-        self.becomes(&messages(outcome), &count.to_string()).await;
+        eventually(&format!("{count} messages are {outcome}"), async || {
+            match self.ended(outcome).await {
+                enough if enough >= count => Ok(()),
+                few => Err(few.to_string()),
+            }
+        })
+        .await;
     }
 
     /// Waits until its stream is open.
@@ -359,42 +347,37 @@ fn key(id: DocumentId) -> DocumentKey {
     }
 }
 
-async fn pass(mut fate: watch::Receiver<Fate>, calls: Calls, request: Request, next: Next) -> Response {
+async fn pass(
+    mut fate: watch::Receiver<Fate>,
+    calls: Arc<Mutex<Vec<String>>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-    let (parts, body) = request.into_parts();
-    if method == "Consume" {
-        note(&calls, &method, Bytes::new());
-        if fate.borrow().refused.contains(&"Consume") {
-            return refusal();
-        }
-        let cuts = fate.borrow().cuts;
-        let (parts, body) = next.run(Request::from_parts(parts, body)).await.into_parts();
-        let cut = async move {
-            // Fails at the end of the test, which cuts it off too.
-            let _ = fate.wait_for(|fate| fate.cuts != cuts).await;
-        };
-        let body = body.into_data_stream().take_until(Box::pin(cut));
-        return Response::from_parts(parts, Body::from_stream(body));
-    }
-    let body = to_bytes(body, GRPC_MESSAGE_BYTES_MAX).await.expect("it is sent");
-    note(&calls, &method, body.clone());
+    calls.lock().expect("nobody panics with the lock").push(method.clone());
     if fate.borrow().refused.contains(&method.as_str()) {
-        return refusal();
+        return Status::unavailable("it is away").into_http::<Body>().into_response();
     }
-    if method == "BatchGet" {
-        let is_free = |fate: &Fate| !fate.held.iter().any(|id| names(&body, *id));
-        fate.wait_for(is_free).await.expect("the test lasts longer");
+    match method.as_str() {
+        "BatchGet" => {
+            let (parts, body) = request.into_parts();
+            let body = to_bytes(body, GRPC_MESSAGE_BYTES_MAX).await.expect("it is sent");
+            let is_free = |fate: &Fate| !fate.held.iter().any(|id| names(&body, *id));
+            fate.wait_for(is_free).await.expect("the test lasts longer");
+            next.run(Request::from_parts(parts, Body::from(body))).await
+        }
+        "Consume" => {
+            let cuts = fate.borrow().cuts;
+            let (parts, body) = next.run(request).await.into_parts();
+            let cut = async move {
+                // Fails at the end of the test, which cuts it off too.
+                let _ = fate.wait_for(|fate| fate.cuts != cuts).await;
+            };
+            let body = body.into_data_stream().take_until(Box::pin(cut));
+            Response::from_parts(parts, Body::from_stream(body))
+        }
+        _ => next.run(request).await,
     }
-    next.run(Request::from_parts(parts, Body::from(body))).await
-}
-
-fn note(calls: &Calls, method: &str, request: Bytes) {
-    let mut calls = calls.lock().expect("nobody panics with the lock");
-    calls.push((method.to_owned(), request));
-}
-
-fn refusal() -> Response {
-    Status::unavailable("it is away").into_http::<Body>().into_response()
 }
 
 fn names(request: &Bytes, id: DocumentId) -> bool {

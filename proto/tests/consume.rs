@@ -46,22 +46,16 @@ impl Script {
     }
 }
 
+/// Hears the first request, and then the others while it tells what it has to tell.
 async fn tell(
     answer: Answer,
     mut requests: Streaming<v1::ConsumeRequest>,
     heard: Arc<Mutex<Vec<String>>>,
     hand: mpsc::Sender<Result<v1::ConsumeResponse, Status>>,
 ) {
+    hear(&mut requests, &heard).await;
     let listening = async {
-        while let Ok(Some(request)) = requests.message().await {
-            let said = match request.body {
-                Some(Ask::Open(open)) => format!("open {} {}", open.queue, open.max_outstanding_messages),
-                Some(Ask::Settle(settle)) => format!("settle {}", settle.settlements.len()),
-                Some(Ask::Drain(_)) => "drain".to_owned(),
-                None => "nothing".to_owned(),
-            };
-            heard.lock().expect("nobody panicked").push(said);
-        }
+        while hear(&mut requests, &heard).await {}
         std::future::pending::<()>().await;
     };
     let telling = async {
@@ -82,6 +76,21 @@ async fn tell(
         () = listening => {}
         () = telling => {}
     }
+}
+
+/// Notes the next request; false if there is none.
+async fn hear(requests: &mut Streaming<v1::ConsumeRequest>, heard: &Mutex<Vec<String>>) -> bool {
+    let Ok(Some(request)) = requests.message().await else {
+        return false;
+    };
+    let said = match request.body {
+        Some(Ask::Open(open)) => format!("open {} {}", open.queue, open.max_outstanding_messages),
+        Some(Ask::Settle(settle)) => format!("settle {}", settle.settlements.len()),
+        Some(Ask::Drain(_)) => "drain".to_owned(),
+        None => "nothing".to_owned(),
+    };
+    heard.lock().expect("nobody panicked").push(said);
+    true
 }
 
 macro_rules! only_consume {

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use consumer::{NotReady, Settings};
+use consumer::{DRAIN_MAX, NotReady, Settings};
 use feed::operation::OperationState;
 use proto::v1;
 use proto::v1::settlement::{Ack, Action};
@@ -283,6 +283,47 @@ async fn what_was_delivered_and_not_begun_is_somebody_elses_at_once() {
 
     store.fate(|fate| fate.held.clear());
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_what_was_begun_and_not_for_ever() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let running = store.consumer(settings());
+    store.called("BatchGet", 1).await;
+    let began = Instant::now();
+    running.stop().await;
+    let took = began.elapsed();
+    assert!(
+        took >= DRAIN_MAX && took < DRAIN_MAX + Duration::from_secs(5),
+        "{took:?}"
+    );
+    // Not handed back: it was begun.
+    let delivery = eventually("it goes back", async || {
+        store.receive().await.pop().ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
+    assert_eq!(delivery.message.expect("it has one").attempt, 2);
+}
+
+#[tokio::test]
+async fn what_was_begun_is_finished_at_a_stop() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let slow = store.write().await;
+    store.fate(|fate| fate.held = vec![slow.id]);
+    let running = store.consumer(settings());
+    store.called("BatchGet", 1).await;
+    running.shutdown.cancel();
+    eventually("it stops", async || match running.consumer.ready().await {
+        Err(NotReady::Stopping) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    store.fate(|fate| fate.held.clear());
+    running.stop().await;
+    assert!(store.is_applied(slow).await);
+    assert_eq!(store.messages().await, []);
 }
 
 #[tokio::test]

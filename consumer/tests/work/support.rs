@@ -38,6 +38,8 @@ const INTERVAL: Duration = Duration::from_millis(5);
 pub(crate) struct Fate {
     /// Reads that name one of these wait.
     pub(crate) held: Vec<DocumentId>,
+    /// Calls of these methods wait for ever.
+    pub(crate) stuck: Vec<&'static str>,
     /// Calls of these methods find the store away.
     pub(crate) refused: Vec<&'static str>,
     /// How often the streams of messages were cut off.
@@ -358,6 +360,8 @@ async fn pass(
     if fate.borrow().refused.contains(&method.as_str()) {
         return Status::unavailable("it is away").into_http::<Body>().into_response();
     }
+    let is_free = |fate: &Fate| !fate.stuck.contains(&method.as_str());
+    fate.wait_for(is_free).await.expect("the test lasts longer");
     match method.as_str() {
         "BatchGet" => {
             let (parts, body) = request.into_parts();

@@ -1,4 +1,5 @@
-//! What more than one service needs: telemetry, signals, secrets, the port of figures and the clock. Knows no service and no wire.
+//! What more than one service needs: telemetry, signals, secrets, the port of figures and readiness, and the clock. Knows no
+//! service and no wire.
 
 pub mod clock;
 pub mod metrics;

@@ -210,6 +210,27 @@ async fn a_lease_is_held_for_as_long_as_the_work_takes() {
 }
 
 #[tokio::test]
+async fn a_lease_that_its_own_commit_has_ended_is_not_lost() {
+    let store = TestStore::open(Duration::ZERO).await;
+    store.fate(|fate| fate.late = vec!["Commit"]);
+    let queued = store.write().await;
+    let running = store.consumer(Settings {
+        lease: SHORT,
+        ..settings()
+    });
+    store.applied(queued).await;
+    // The next extension finds no message any more.
+    let extensions = store.calls("Settle");
+    store.called("Settle", extensions + 1).await;
+    // Asked after it, and answered after it.
+    running.is_ready().await;
+    store.fate(|fate| fate.late.clear());
+    running.end("applied", 1).await;
+    assert_eq!(running.ended("lease_lost").await, 0);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_lease_that_is_lost_is_counted_and_nothing_is_changed() {
     for can_extend in [true, false] {
         let store = TestStore::open(Duration::ZERO).await;

@@ -40,6 +40,8 @@ pub(crate) struct Fate {
     pub(crate) held: Vec<DocumentId>,
     /// Calls of these methods wait for ever.
     pub(crate) stuck: Vec<&'static str>,
+    /// Answers of these methods are kept back.
+    pub(crate) late: Vec<&'static str>,
     /// Calls of these methods find the store away.
     pub(crate) refused: Vec<&'static str>,
     /// How often the streams of messages were cut off.
@@ -380,7 +382,12 @@ async fn pass(
             let body = body.into_data_stream().take_until(Box::pin(cut));
             Response::from_parts(parts, Body::from_stream(body))
         }
-        _ => next.run(request).await,
+        _ => {
+            let answer = next.run(request).await;
+            let is_free = |fate: &Fate| !fate.late.contains(&method.as_str());
+            fate.wait_for(is_free).await.expect("the test lasts longer");
+            answer
+        }
     }
 }
 

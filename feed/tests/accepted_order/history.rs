@@ -1,27 +1,29 @@
 //! What is done to a feed, one act after another, some of them on what others have changed since it was read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
+use std::rc::Rc;
 
 use feed::accept::{Refusal, Write, accept, commit_applied, commit_queued};
-use feed::apply::apply_owned;
+use feed::apply::{Tally, apply_owned};
 use feed::commit::Commit;
 use feed::document::Stamp;
 use feed::id::{DocumentId, DocumentKey, Kind, Slug};
-use feed::keys::{self, Key};
+use feed::keys;
 use feed::operation::OperationMessage;
 use feed::sign::Signer;
 use feed::slug;
-use feed::state::{Content, Version};
+use feed::state::Version;
 use feed::validate::{ChannelDraft, ChannelPatch, PlaylistDraft, PlaylistPatch};
 use rand::SeedableRng as _;
-use rand::rngs::StdRng;
+use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 
 use crate::model::{Effect, Expected, Model};
+use crate::settled;
 use crate::store::{Observed, Store};
 
 const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+const BEGAN_MS: i64 = 1_748_970_060_000;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
@@ -40,7 +42,7 @@ pub(crate) enum Act {
     Rewrite(Kind, usize),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Create,
     Replace,
@@ -51,28 +53,33 @@ pub(crate) enum Verb {
 }
 
 /// An act, and what it takes to do it again.
-enum Intent {
+pub(crate) enum Intent {
     Write { write: Write, effect: Effect, queued: bool },
     Deliver(OperationMessage),
 }
 
 /// What an act comes to, if nothing of what it was made of has changed.
-struct Plan {
-    commit: Commit,
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) commit: Commit,
     observed: Observed,
-    versions: Vec<Version>,
+    /// What a write is accepted as.
+    pub(crate) versions: Vec<Version>,
+    /// What a delivery comes to.
+    pub(crate) tally: Tally,
 }
 
 /// The feed, what its clients know of it, and what was accepted last of each document.
+#[derive(Clone)]
 pub(crate) struct History {
-    store: Store,
-    model: Model,
-    rng: StdRng,
-    signer: Signer,
+    pub(crate) store: Store,
+    pub(crate) model: Model,
+    rng: SmallRng,
+    signer: Rc<Signer>,
     now_ms: i64,
-    messages: Vec<OperationMessage>,
+    pub(crate) messages: Vec<OperationMessage>,
     ids: HashMap<(Kind, usize), DocumentId>,
-    accepted: BTreeMap<DocumentKey, Version>,
+    pub(crate) accepted: BTreeMap<DocumentKey, Version>,
 }
 
 impl History {
@@ -80,9 +87,9 @@ impl History {
         Self {
             store: Store::default(),
             model: Model::default(),
-            rng: StdRng::seed_from_u64(seed),
-            signer: Signer::from_hex(SEED).expect("a key"),
-            now_ms: 1_748_970_060_000,
+            rng: SmallRng::seed_from_u64(seed),
+            signer: Rc::new(Signer::from_hex(SEED).expect("a key")),
+            now_ms: BEGAN_MS,
             messages: Vec::new(),
             ids: HashMap::new(),
             accepted: BTreeMap::new(),
@@ -108,7 +115,19 @@ impl History {
         again
     }
 
-    fn intent(&mut self, act: &Act) -> Option<Intent> {
+    /// Makes what comes next depend on the number of the write and on nothing that happened before it.
+    pub(crate) fn begin_write(&mut self, number: usize) {
+        let number = u8::try_from(number).expect("a history is short");
+        self.rng = SmallRng::seed_from_u64(u64::from(number));
+        self.now_ms = BEGAN_MS + i64::from(number);
+    }
+
+    /// Whether there was such a document at some time.
+    pub(crate) fn was_created(&self, kind: Kind, target: usize) -> bool {
+        self.ids.contains_key(&(kind, target))
+    }
+
+    pub(crate) fn intent(&mut self, act: &Act) -> Option<Intent> {
         match act {
             Act::Write {
                 kind,
@@ -223,7 +242,7 @@ impl History {
     }
 
     /// None if it is refused, which only happens when it should be.
-    fn plan(&mut self, intent: &Intent) -> Option<Plan> {
+    pub(crate) fn plan(&mut self, intent: &Intent) -> Option<Plan> {
         match intent {
             Intent::Write { write, effect, queued } => self.plan_write(write, effect, *queued),
             Intent::Deliver(message) => Some(self.plan_delivery(message)),
@@ -258,10 +277,11 @@ impl History {
             commit,
             observed: Observed::by_write(&self.store, write, &state),
             versions,
+            tally: Tally::default(),
         })
     }
 
-    fn plan_delivery(&self, message: &OperationMessage) -> Plan {
+    pub(crate) fn plan_delivery(&self, message: &OperationMessage) -> Plan {
         let documents = message.documents.iter().map(|key| (*key, self.store.document(*key)));
         let documents: BTreeMap<_, _> = documents.collect();
         let mut observed = Observed::default();
@@ -275,16 +295,17 @@ impl History {
                 observed.document(&self.store, *key);
             }
         }
-        let (commit, _) = apply_owned(message.operation, &documents);
+        let (commit, tally) = apply_owned(message.operation, &documents);
         Plan {
             commit,
             observed,
             versions: Vec::new(),
+            tally,
         }
     }
 
     /// Whether it happened.
-    fn attempt(&mut self, plan: Plan, intent: &Intent) -> bool {
+    pub(crate) fn attempt(&mut self, plan: Plan, intent: &Intent) -> bool {
         let still_holds = plan.observed.still_holds(&self.store);
         let is_committed = self.store.commit(&plan.commit);
         assert_eq!(
@@ -309,93 +330,6 @@ impl History {
         for index in (0..self.messages.len()).rev() {
             self.perform(&Act::Deliver(index), &[]);
         }
-        let applied: BTreeMap<_, _> = self
-            .accepted
-            .keys()
-            .filter_map(|key| Some((*key, self.store.document(*key).applied?)))
-            .collect();
-        let seen = applied.iter().map(|(key, content)| {
-            let seen = Expected::read(&content.document.text);
-            (*key, seen)
-        });
-        assert_eq!(seen.collect::<BTreeMap<_, _>>(), self.model.0, "every effect holds");
-        let mut expected = BTreeMap::new();
-        for (key, content) in &applied {
-            let accepted = self.accepted[key].content().expect("a deleted one is not there");
-            assert_eq!(
-                content.document.text, accepted.document.text,
-                "{key} is not the version accepted last"
-            );
-            expect_document(content, &mut expected);
-            match key.kind {
-                Kind::Playlist => expect_items(content, &mut expected),
-                Kind::Channel => expect_references(*key, &self.model, &applied, &mut expected),
-            }
-        }
-        let found: BTreeMap<Key, String> = self
-            .store
-            .rows
-            .iter()
-            .filter(|(key, _)| **key != keys::playlist_deleted() && key.namespace != keys::OPERATIONS)
-            .map(|(key, row)| (key.clone(), row.text.clone()))
-            .collect();
-        assert_eq!(found, expected, "every record is of a document, and nothing is pending");
+        settled::check(&self.store, &self.model, &self.accepted);
     }
-}
-
-fn expect_document(content: &Content, expected: &mut BTreeMap<Key, String>) {
-    let document = &content.document;
-    let key = document.key();
-    expected.insert(keys::document(key), document.text.clone());
-    expected.insert(keys::slug(key.kind, &document.slug), key.id.to_string());
-    expected.insert(
-        keys::created(key.kind, document.created_ms, key.id).expect("a listed time"),
-        keys::document_record(key.id),
-    );
-}
-
-fn expect_items(content: &Content, expected: &mut BTreeMap<Key, String>) {
-    let document = &content.document;
-    let mut spine = Vec::new();
-    for (position, item) in document.items.iter().enumerate() {
-        let place = format!("{}/{position}", document.id);
-        let created_ms = item.created_ms.expect("a time");
-        expected.insert(keys::item(item.id), place.clone());
-        expected.insert(
-            keys::item_created(Some(created_ms), item.id).expect("a listed time"),
-            place,
-        );
-        spine.push((created_ms, item.id.to_string(), position));
-    }
-    spine.sort_unstable();
-    let lines = spine
-        .into_iter()
-        .map(|(created_ms, id, position)| format!("{created_ms} {id} {position}\n"));
-    expected.insert(keys::spine(document.id), lines.collect());
-}
-
-/// What a channel's record, links and index of playlists must say, going by the model.
-fn expect_references(
-    channel: DocumentKey,
-    model: &Model,
-    applied: &BTreeMap<DocumentKey, Content>,
-    expected: &mut BTreeMap<Key, String>,
-) {
-    let mut refs = String::new();
-    for id in &model.0[&channel].playlists {
-        let playlist = DocumentKey {
-            kind: Kind::Playlist,
-            id: *id,
-        };
-        let playlist = applied.get(&playlist).expect("a channel names no deleted playlist");
-        let created_ms = playlist.document.created_ms;
-        let time = created_ms.expect("a time");
-        writeln!(refs, "{id} {time}").expect("a string takes what is written to it");
-        expected.insert(keys::link(*id, channel.id), String::new());
-        expected.insert(
-            keys::member(channel.id, created_ms, *id).expect("a listed time"),
-            keys::document_record(*id),
-        );
-    }
-    expected.insert(keys::refs(channel.id), refs);
 }

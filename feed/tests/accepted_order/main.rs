@@ -1,9 +1,11 @@
 //! Whatever is accepted takes effect once, in the order it was accepted, however its messages are delivered and whoever
-//! was faster: random histories of writes and deliveries over `accept` and `apply` themselves, against a store that keeps
-//! keys in memory and a model of what clients expect.
+//! was faster: random histories of writes and deliveries, and every short one, over `accept` and `apply` themselves,
+//! against a store that keeps keys in memory and a model of what clients expect.
 
+mod exhaustive;
 mod history;
 mod model;
+mod settled;
 mod store;
 
 use feed::id::Kind;

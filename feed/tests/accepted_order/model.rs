@@ -27,7 +27,7 @@ pub(crate) enum Effect {
 }
 
 /// The documents that are there.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Model(pub(crate) BTreeMap<DocumentKey, Expected>);
 
 impl Effect {

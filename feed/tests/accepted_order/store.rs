@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 
 use feed::accept::Write;
-use feed::commit::{Change, Commit, Expect};
+use feed::commit::{Change, Check, Commit, Expect};
 use feed::id::{DocumentId, DocumentKey, Kind};
 use feed::keys::{self, Key};
 use feed::record::{Record, accepted_playlist, document_keys, document_state};
 use feed::state::{DocumentState, Resolved, State};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Store {
     pub(crate) rows: BTreeMap<Key, Record>,
     revision: u64,
 }
 
 /// What a plan was made of: revisions of keys, 0 for one that was not there, and of all keys of a prefix.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Observed {
     keys: BTreeMap<Key, u64>,
     prefixes: BTreeMap<Key, BTreeMap<Key, u64>>,
@@ -66,10 +66,7 @@ impl Observed {
 impl Store {
     /// All of it, if every check holds; else nothing.
     pub(crate) fn commit(&mut self, commit: &Commit) -> bool {
-        let holds = commit.checks.iter().all(|check| match check.expect {
-            Expect::Revision(revision) => self.revision_of(&check.key) == revision,
-            Expect::PrefixUnchangedSince(revision) => self.under(&check.key).values().all(|row| *row <= revision),
-        });
+        let holds = commit.checks.iter().all(|check| self.holds(check));
         if holds {
             self.revision += 1;
             for (key, change) in &commit.changes {
@@ -77,6 +74,13 @@ impl Store {
             }
         }
         holds
+    }
+
+    pub(crate) fn holds(&self, check: &Check) -> bool {
+        match check.expect {
+            Expect::Revision(revision) => self.revision_of(&check.key) == revision,
+            Expect::PrefixUnchangedSince(revision) => self.under(&check.key).values().all(|row| *row <= revision),
+        }
     }
 
     fn change(&mut self, key: &Key, change: &Change) {

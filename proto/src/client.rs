@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 
 pub use self::connection::Connection;
 use self::connection::{Transport, in_memory};
-use self::retry::{Repeat, within};
+use self::retry::{Repeat, is_broken, within};
 use crate::limits::{BATCH_GET_KEYS_MAX, GRPC_MESSAGE_BYTES_MAX};
 use crate::v1;
 use crate::v1::admin_service_client::AdminServiceClient;
@@ -81,6 +81,7 @@ impl From<Status> for ClientError {
         match status.code() {
             // Unknown and Internal are what a connection that breaks under a call looks like.
             Code::Unavailable | Code::Aborted | Code::Unknown | Code::Internal => Self::Unavailable(Box::new(status)),
+            Code::ResourceExhausted if is_broken(&status) => Self::Unavailable(Box::new(status)),
             // Without a hint when to retry it is a limit that the same call meets again.
             Code::ResourceExhausted if status.get_details_retry_info().is_some() => Self::Overloaded(Box::new(status)),
             Code::Unauthenticated | Code::PermissionDenied => Self::Unauthorized(Box::new(status)),

@@ -1,6 +1,7 @@
 //! When a call is made again: what is safe to repeat, while its deadline lasts, no more often than a few times, after a
 //! pause that grows and is spread at random, and never sooner than the service asked for.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -33,14 +34,20 @@ impl Repeat {
             let again = self == Self::Harmless || is_shed;
             return again.then(|| retry.retry_delay.unwrap_or_default());
         }
-        // What the service itself says has details. Without, these are what a connection that is lost looks like.
-        let is_broken = status.details().is_empty()
-            && matches!(
-                status.code(),
-                Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
-            );
-        (self == Self::Harmless && is_broken).then_some(Duration::ZERO)
+        (self == Self::Harmless && is_broken(status)).then_some(Duration::ZERO)
     }
+}
+
+/// Whether this is what a connection that is lost looks like. What the service itself says has details, and no source. A
+/// service ends a connection as exhausted when too many calls on it were given up before it began them: it was stopped
+/// for a moment, say.
+pub(super) fn is_broken(status: &Status) -> bool {
+    status.details().is_empty()
+        && match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled => true,
+            Code::ResourceExhausted => status.source().is_some(),
+            _ => false,
+        }
 }
 
 /// Makes a call until it is answered, `timeout` is over, or there is no use in another attempt. The deadline is sent
@@ -80,6 +87,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Arc;
 
     use prost::Message as _;
     use tonic_types::{ErrorDetails, pb};
@@ -111,6 +119,13 @@ mod tests {
         Status::with_error_details(Code::Unavailable, "closing", details)
     }
 
+    /// What a connection that the other end is tired of leaves of a call.
+    fn exhausted() -> Status {
+        let mut status = Status::resource_exhausted("h2 protocol error");
+        status.set_source(Arc::new(std::io::Error::other("too_many_resets")));
+        status
+    }
+
     fn refused(code: Code) -> Status {
         Status::with_error_details(code, "no", ErrorDetails::with_error_info("NO", "here", []))
     }
@@ -137,6 +152,8 @@ mod tests {
             (Harmless, broken.clone(), ATTEMPTS_MAX),
             (Harmless, Status::unknown("broken"), ATTEMPTS_MAX),
             (IfRefused, broken, 1),
+            (Harmless, exhausted(), ATTEMPTS_MAX),
+            (IfRefused, exhausted(), 1),
             (Harmless, shed(1), ATTEMPTS_MAX),
             (IfRefused, shed(1), ATTEMPTS_MAX),
             (Harmless, closing(), ATTEMPTS_MAX),
@@ -149,6 +166,16 @@ mod tests {
             let (made, _, _) = attempts(10_000, repeat, status.clone()).await;
             assert_eq!(made, expected, "{repeat:?} {status:?}");
         }
+    }
+
+    #[test]
+    fn whether_a_call_on_a_lost_connection_took_effect_is_not_known() {
+        for status in [Status::unavailable("broken"), exhausted()] {
+            let error = ClientError::from(status);
+            assert!(matches!(error, ClientError::Unavailable(_)), "{error:?}");
+        }
+        let error = ClientError::from(refused(Code::ResourceExhausted));
+        assert!(matches!(error, ClientError::Refused(_)), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ mod commands;
 mod consumers;
 mod contention;
 mod corpus;
+mod history;
 mod idempotency;
 mod items;
 mod latency;

@@ -73,6 +73,8 @@ pub(crate) enum Part {
 pub(crate) struct TestFeed {
     running: BTreeMap<Part, Process>,
     storage_address: String,
+    /// Where parts were told that the storage service is, if not there.
+    storage_urls: BTreeMap<Part, String>,
     gateway_addresses: BTreeMap<Part, String>,
     variables: Vec<(String, String)>,
     folder: TempDir,
@@ -101,6 +103,7 @@ impl TestFeed {
         let mut feed = Self {
             running: BTreeMap::new(),
             storage_address: "127.0.0.1:0".to_owned(),
+            storage_urls: BTreeMap::new(),
             gateway_addresses: BTreeMap::new(),
             variables: variables
                 .iter()
@@ -217,6 +220,21 @@ impl TestFeed {
         expect_no_panic(part, &stderr);
     }
 
+    /// SIGSTOP: the part holds on to what it has and does nothing, until it is thawed or killed.
+    pub(crate) fn freeze(&self, part: Part) {
+        self.running.get(&part).expect("the part runs").freeze();
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self, part: Part) {
+        self.running.get(&part).expect("the part runs").thaw();
+    }
+
+    /// From its next launch on the part reaches the storage service at this URL and not directly.
+    pub(crate) fn lead(&mut self, part: Part, storage_url: String) {
+        self.storage_urls.insert(part, storage_url);
+    }
+
     /// SIGTERM; the part must end well, and in time.
     pub(crate) async fn stop(&mut self, part: Part) {
         let mut process = self.running.remove(&part).expect("the part runs");
@@ -288,7 +306,8 @@ impl TestFeed {
             launch = launch.variable("CONSUMER_LEASE_MS", LEASE_MS);
         }
         if matches!(part, Part::Gateway(_) | Part::Consumer(_)) {
-            launch = launch.variable("STORAGE_URL", self.storage_url());
+            let led = self.storage_urls.get(&part).cloned();
+            launch = launch.variable("STORAGE_URL", led.unwrap_or_else(|| self.storage_url()));
         }
         for (name, value) in &self.variables {
             launch = launch.variable(name, value);

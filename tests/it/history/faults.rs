@@ -1,0 +1,152 @@
+//! What befalls processes and the connections between them, drawn at random.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom as _;
+use tokio::time::Instant;
+
+use crate::support::{FeedClient, Form, Link, Part, TestFeed};
+
+/// From one fault to the next.
+const INTERVAL: std::ops::Range<Duration> = Duration::from_millis(10)..Duration::from_millis(150);
+/// How long a process is away.
+const KILLED: std::ops::Range<Duration> = Duration::ZERO..Duration::from_millis(300);
+/// How long one is frozen. A consumer's leases run out meanwhile, or do not.
+const FROZEN: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(1_500);
+const LEASE_MS: &str = "500";
+const GATEWAYS: usize = 2;
+
+/// A feed of which every connection can be cut.
+pub(super) struct Harness {
+    feed: TestFeed,
+    consumers: usize,
+    /// Between clients and gateways, and between gateways, all consumers, and storage.
+    links: Vec<Link>,
+}
+
+/// How often each kind of fault happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    pub(super) kills: usize,
+    pub(super) freezes: usize,
+    pub(super) cuts: usize,
+}
+
+/// How a process is at the moment, if it does not run.
+enum Away {
+    Killed,
+    Frozen,
+}
+
+impl Harness {
+    pub(super) async fn start(consumers: usize) -> Self {
+        let form = Form::Processes {
+            gateways: 0,
+            consumers: 0,
+        };
+        let mut feed = TestFeed::start_with(form, &[("CONSUMER_LEASE_MS", LEASE_MS)]).await;
+        let mut links = Vec::new();
+        for part in (0..GATEWAYS).map(Part::Gateway) {
+            let link = Link::to(&feed.storage_url()).await;
+            feed.lead(part, link.url());
+            links.push(link);
+            feed.launch(part).await;
+        }
+        let link = Link::to(&feed.storage_url()).await;
+        for part in (0..consumers).map(Part::Consumer) {
+            feed.lead(part, link.url());
+            feed.launch(part).await;
+        }
+        links.push(link);
+        Self { feed, consumers, links }
+    }
+
+    pub(super) fn feed(&self) -> &TestFeed {
+        &self.feed
+    }
+
+    /// Clients of each gateway, over connections that can be cut.
+    pub(super) async fn clients(&mut self) -> Vec<FeedClient> {
+        let mut clients = Vec::new();
+        for number in 0..GATEWAYS {
+            let link = Link::to(&self.feed.gateway_url(number)).await;
+            clients.push(FeedClient::new(&link.url(), self.feed.secret()));
+            self.links.push(link);
+        }
+        clients
+    }
+
+    /// Faults, one after the other and beside each other, until `work` is done; then everything runs.
+    pub(super) async fn disturb<T>(&mut self, rng: &mut SmallRng, work: impl Future<Output = T>) -> (T, Faults) {
+        let mut faults = Faults::default();
+        let mut away: BTreeMap<Part, Away> = BTreeMap::new();
+        let mut backs: BTreeSet<(Instant, Part)> = BTreeSet::new();
+        let mut next = Instant::now();
+        tokio::pin!(work);
+        let worked = loop {
+            let due = backs.first().map_or(next, |(back, _)| next.min(*back));
+            tokio::select! {
+                worked = &mut work => break worked,
+                () = tokio::time::sleep_until(due) => {}
+            }
+            if let Some((_, part)) = backs.first().copied().filter(|(back, _)| *back <= due) {
+                backs.pop_first();
+                self.bring_back(part, &mut away).await;
+                continue;
+            }
+            next = Instant::now() + rng.random_range(INTERVAL);
+            let part = *self.parts().choose(rng).expect("there are some");
+            let is_here = !away.contains_key(&part);
+            match rng.random_range(0..5) {
+                0 | 1 if is_here => {
+                    faults.kills += 1;
+                    self.feed.kill(part);
+                    away.insert(part, Away::Killed);
+                    backs.insert((Instant::now() + rng.random_range(KILLED), part));
+                }
+                2 | 3 if is_here => {
+                    faults.freezes += 1;
+                    self.feed.freeze(part);
+                    away.insert(part, Away::Frozen);
+                    backs.insert((Instant::now() + rng.random_range(FROZEN), part));
+                }
+                _ => {
+                    faults.cuts += 1;
+                    self.links.choose(rng).expect("there are some").cut();
+                }
+            }
+        };
+        for (_, part) in backs {
+            self.bring_back(part, &mut away).await;
+        }
+        (worked, faults)
+    }
+
+    /// Checks what is left, and stops everything.
+    pub(super) async fn finish(self) {
+        self.feed.finish().await;
+    }
+
+    async fn bring_back(&mut self, part: Part, away: &mut BTreeMap<Part, Away>) {
+        match away.remove(&part) {
+            Some(Away::Killed) => self.feed.launch(part).await,
+            Some(Away::Frozen) => self.feed.thaw(part),
+            None => {}
+        }
+    }
+
+    /// Storage and gateways as often as all consumers together, however many those are.
+    fn parts(&self) -> Vec<Part> {
+        let consumers = (0..self.consumers).map(Part::Consumer);
+        let others = [Part::Storage, Part::Gateway(0), Part::Gateway(1)];
+        others
+            .into_iter()
+            .cycle()
+            .take(self.consumers.max(3))
+            .chain(consumers)
+            .collect()
+    }
+}

@@ -22,7 +22,7 @@ use crate::support::FeedClient;
 
 const HISTORIES: u64 = 150;
 /// Histories over one set of processes.
-const OF_A_ROUND: u64 = 100;
+const OF_A_ROUND: u64 = 250;
 /// Histories at a time.
 const BESIDE: usize = 64;
 const CONSUMERS_MAX: usize = 8;

@@ -7,9 +7,10 @@ mod bad_histories;
 mod check;
 mod clients;
 mod faults;
+mod killed_consumers;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt as _;
 use rand::rngs::SmallRng;
@@ -18,7 +19,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use self::check::{Document, Figures, check};
 use self::clients::Clients;
 use self::faults::Harness;
-use crate::support::FeedClient;
+use crate::support::{FeedClient, TestFeed};
 
 const HISTORIES: u64 = 150;
 /// Histories over one set of processes.
@@ -56,19 +57,23 @@ async fn round(histories: u64, rng: &mut SmallRng) -> Figures {
     let all = futures_util::stream::iter(seeds).for_each_concurrent(BESIDE, |seed| clients.history(seed));
     let ((), faults) = harness.disturb(rng, all).await;
 
-    let feed = harness.feed();
-    feed.drained().await;
-    let commits = stream::commits(&feed.storage()).await;
-    let written = commits.iter().flat_map(|commit| commit.documents.keys());
-    let last = read(&feed.client(), written.cloned().collect()).await;
-    let figures = check(&clients.into_writes(), &commits, &last).unwrap_or_else(|fault| panic!("{fault}"));
+    let figures = judge(harness.feed(), clients).await;
     println!("{faults:?} {figures:?}");
     harness.finish().await;
     figures
 }
 
+/// Waits for the end of all work, and fails unless its outcome is the accepted order.
+async fn judge(feed: &TestFeed, clients: Clients) -> Figures {
+    feed.drained().await;
+    let commits = stream::commits(&feed.storage()).await;
+    let written = commits.iter().flat_map(|commit| commit.documents.keys());
+    let last = read(&feed.client(), written.cloned().collect()).await;
+    check(&clients.into_writes(), &commits, &last).unwrap_or_else(|fault| panic!("{fault}"))
+}
+
 /// What reads see of these documents.
-async fn read(client: &FeedClient, documents: std::collections::BTreeSet<Document>) -> BTreeMap<Document, String> {
+async fn read(client: &FeedClient, documents: BTreeSet<Document>) -> BTreeMap<Document, String> {
     let read = futures_util::stream::iter(documents).map(|document| async move {
         let (kind, id) = document.split_once('/').expect("it is made so");
         let answer = client.get(&format!("/api/v1/{kind}s/{id}")).await;

@@ -80,6 +80,16 @@ impl Clients {
         join_all(clients).await;
     }
 
+    /// A new playlist by a queued write, whose acceptance must be answered.
+    pub(super) async fn queue(&self) -> Answer {
+        let request = self.create("playlist", Vec::new());
+        let began = self.now();
+        let answer = send(&self.gateways[0], &request, Mode::Async, &[]).await;
+        assert_ne!(answer, Answer::Lost, "nothing is in the way of a queued write");
+        self.note(request, Mode::Async, began, answer.clone());
+        answer
+    }
+
     async fn client(&self, documents: &[Document], seed: u64) {
         let mut rng = SmallRng::seed_from_u64(seed);
         for _ in 0..rng.random_range(1..=WRITES_MAX) {

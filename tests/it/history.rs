@@ -7,6 +7,7 @@ mod bad_histories;
 mod check;
 mod clients;
 mod faults;
+mod in_the_way;
 mod killed_consumers;
 mod stream;
 
@@ -65,8 +66,14 @@ async fn round(histories: u64, rng: &mut SmallRng) -> Figures {
 
 /// Waits for the end of all work, and fails unless its outcome is the accepted order.
 async fn judge(feed: &TestFeed, clients: Clients) -> Figures {
+    judge_without(feed, clients, &BTreeSet::new()).await
+}
+
+/// As [`judge`], but for commits that the test itself made, by their revisions.
+async fn judge_without(feed: &TestFeed, clients: Clients, revisions: &BTreeSet<u64>) -> Figures {
     feed.drained().await;
-    let commits = stream::commits(&feed.storage()).await;
+    let mut commits = stream::commits(&feed.storage()).await;
+    commits.retain(|commit| !revisions.contains(&commit.revision));
     let written = commits.iter().flat_map(|commit| commit.documents.keys());
     let last = read(&feed.client(), written.cloned().collect()).await;
     check(&clients.into_writes(), &commits, &last).unwrap_or_else(|fault| panic!("{fault}"))

@@ -10,6 +10,7 @@ mod process;
 mod verify;
 mod wait;
 
+pub(crate) use audit::rows;
 pub(crate) use bodies::{channel, playlist};
 pub(crate) use client::{Answer, FeedClient, Mode};
 pub(crate) use feed::{Form, Part, TestFeed};

@@ -16,7 +16,7 @@ const ROWS_OF_A_PAGE: i32 = 1_000;
 const DIFFERENCES_SHOWN: usize = 10;
 
 /// Index rows of a namespace: key to value.
-type Rows = BTreeMap<String, String>;
+pub(crate) type Rows = BTreeMap<String, String>;
 
 /// What the audit needs of a document.
 struct Audited {
@@ -172,8 +172,8 @@ fn expect_items(playlist: &Audited, rows: &mut Rows) {
     rows.insert(format!("spine/{}", playlist.id), record);
 }
 
-/// Everything in a namespace.
-async fn rows(storage: &StorageClient, namespace: &str) -> Rows {
+/// Everything in a namespace: key to value.
+pub(crate) async fn rows(storage: &StorageClient, namespace: &str) -> Rows {
     let mut rows = Rows::new();
     let mut page_token = String::new();
     loop {

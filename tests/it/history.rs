@@ -1,5 +1,6 @@
-//! Random histories of writes by many clients, at once and queued, through two gateways and to any number of consumers,
-//! while processes are killed and frozen and connections are cut: the outcome is the accepted order.
+//! Random histories of writes by many clients, at once and queued, through two gateways and to any number of consumers or
+//! to one process that is all of it, while processes are killed and frozen and connections are cut: the outcome is the
+//! accepted order.
 //!
 //! `HISTORIES` says how many; `HISTORY_SEED` draws the same ones again, as far as time lets them be the same.
 
@@ -27,7 +28,6 @@ const HISTORIES: u64 = 150;
 const OF_A_ROUND: u64 = 250;
 /// Histories at a time.
 const BESIDE: usize = 64;
-const CONSUMERS_MAX: usize = 8;
 /// Reads in flight.
 const READS: usize = 16;
 
@@ -36,7 +36,8 @@ async fn whatever_is_accepted_takes_effect_once_in_the_order_it_was_accepted() {
     let seed = number("HISTORY_SEED").unwrap_or_else(|| rand::rng().random());
     println!("HISTORY_SEED={seed}");
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut left = number("HISTORIES").unwrap_or(HISTORIES);
+    let wanted = number("HISTORIES").unwrap_or(HISTORIES);
+    let mut left = wanted;
     let mut total = Figures::default();
     while left > 0 {
         let histories = left.min(OF_A_ROUND);
@@ -48,11 +49,12 @@ async fn whatever_is_accepted_takes_effect_once_in_the_order_it_was_accepted() {
         total.accepted_unseen > 0 && total.superseded > 0 && total.cascaded > 0,
         "{total:?}"
     );
-    assert!(total.answered > total.lost, "most writes were answered: {total:?}");
+    let wanted = usize::try_from(wanted).expect("a test is small");
+    assert!(total.answered > 2 * wanted, "histories are of some writes: {total:?}");
 }
 
 async fn round(histories: u64, rng: &mut SmallRng) -> Figures {
-    let mut harness = Harness::start(rng.random_range(1..=CONSUMERS_MAX)).await;
+    let mut harness = Harness::start(rng).await;
     let clients = Clients::new(harness.clients().await);
     let seeds: Vec<u64> = (0..histories).map(|_| rng.random()).collect();
     let all = futures_util::stream::iter(seeds).for_each_concurrent(BESIDE, |seed| clients.history(seed));

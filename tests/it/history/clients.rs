@@ -146,15 +146,15 @@ impl Clients {
         let path = format!("/api/v1/{kind}s/{id}");
         let playlists = if kind == "channel" { ids(documents) } else { Vec::new() };
         let (method, body, effect) = match rng.random_range(0..10) {
-            0 => (Method::DELETE, None, Effect::Delete),
-            1 | 2 => (
+            0 | 1 => (Method::DELETE, None, Effect::Delete),
+            2 | 3 => (
                 Method::PUT,
                 Some(body(&value, &playlists)),
                 Effect::Replace(whole(&value, playlists)),
             ),
             number => {
                 // A channel's playlists now and then, and a text with them, to know the write by.
-                let playlists = (number == 3 && kind == "channel").then_some(playlists);
+                let playlists = (number == 4 && kind == "channel").then_some(playlists);
                 let name = *TEXTS.choose(rng).expect("there are some");
                 let mut members = Map::from_iter([(name.to_owned(), json!(value))]);
                 members.extend(playlists.as_ref().map(|ids| ("playlists".to_owned(), json!(urls(ids)))));

@@ -16,13 +16,20 @@ const INTERVAL: std::ops::Range<Duration> = Duration::from_millis(10)..Duration:
 const KILLED: std::ops::Range<Duration> = Duration::ZERO..Duration::from_millis(300);
 /// How long one is frozen. A consumer's leases run out meanwhile, or do not.
 const FROZEN: std::ops::Range<Duration> = Duration::from_millis(50)..Duration::from_millis(1_500);
-const LEASE_MS: &str = "500";
+const VARIABLES: [(&str, &str); 1] = [("CONSUMER_LEASE_MS", "500")];
 const GATEWAYS: usize = 2;
+
+/// Of consumers, in a feed of several processes.
+const CONSUMERS: std::ops::RangeInclusive<usize> = 1..=8;
+/// Of feeds, those that are one process.
+const ONE_PROCESS: f64 = 0.2;
 
 /// A feed of which every connection can be cut.
 pub(super) struct Harness {
     feed: TestFeed,
-    consumers: usize,
+    /// Each as often as it is to be drawn.
+    parts: Vec<Part>,
+    gateways: usize,
     /// Between clients and gateways, and between gateways, all consumers, and storage.
     links: Vec<Link>,
 }
@@ -42,26 +49,45 @@ enum Away {
 }
 
 impl Harness {
-    pub(super) async fn start(consumers: usize) -> Self {
+    /// One process, or two gateways and some consumers.
+    pub(super) async fn start(rng: &mut SmallRng) -> Self {
+        if rng.random_bool(ONE_PROCESS) {
+            return Self {
+                feed: TestFeed::start_with(Form::OneProcess, &VARIABLES).await,
+                parts: vec![Part::Whole],
+                gateways: 1,
+                links: Vec::new(),
+            };
+        }
         let form = Form::Processes {
             gateways: 0,
             consumers: 0,
         };
-        let mut feed = TestFeed::start_with(form, &[("CONSUMER_LEASE_MS", LEASE_MS)]).await;
+        let mut feed = TestFeed::start_with(form, &VARIABLES).await;
         let mut links = Vec::new();
-        for part in (0..GATEWAYS).map(Part::Gateway) {
+        let gateways = (0..GATEWAYS).map(Part::Gateway);
+        for part in gateways.clone() {
             let link = Link::to(&feed.storage_url()).await;
             feed.lead(part, link.url());
             links.push(link);
             feed.launch(part).await;
         }
         let link = Link::to(&feed.storage_url()).await;
+        let consumers = rng.random_range(CONSUMERS);
         for part in (0..consumers).map(Part::Consumer) {
             feed.lead(part, link.url());
             feed.launch(part).await;
         }
         links.push(link);
-        Self { feed, consumers, links }
+        // Storage and gateways as often as all consumers together, however many those are.
+        let others = std::iter::once(Part::Storage).chain(gateways).cycle();
+        let others = others.take(consumers.max(1 + GATEWAYS));
+        Self {
+            feed,
+            parts: others.chain((0..consumers).map(Part::Consumer)).collect(),
+            gateways: GATEWAYS,
+            links,
+        }
     }
 
     pub(super) fn feed(&self) -> &TestFeed {
@@ -71,7 +97,7 @@ impl Harness {
     /// Clients of each gateway, over connections that can be cut.
     pub(super) async fn clients(&mut self) -> Vec<FeedClient> {
         let mut clients = Vec::new();
-        for number in 0..GATEWAYS {
+        for number in 0..self.gateways {
             let link = Link::to(&self.feed.gateway_url(number)).await;
             clients.push(FeedClient::new(&link.url(), self.feed.secret()));
             self.links.push(link);
@@ -98,7 +124,7 @@ impl Harness {
                 continue;
             }
             next = Instant::now() + rng.random_range(INTERVAL);
-            let part = *self.parts().choose(rng).expect("there are some");
+            let part = *self.parts.choose(rng).expect("there are some");
             let is_here = !away.contains_key(&part);
             match rng.random_range(0..5) {
                 0 | 1 if is_here => {
@@ -113,10 +139,11 @@ impl Harness {
                     away.insert(part, Away::Frozen);
                     backs.insert((Instant::now() + rng.random_range(FROZEN), part));
                 }
-                _ => {
+                4 => {
                     faults.cuts += 1;
                     self.links.choose(rng).expect("there are some").cut();
                 }
+                _ => {}
             }
         };
         for (_, part) in backs {
@@ -136,17 +163,5 @@ impl Harness {
             Some(Away::Frozen) => self.feed.thaw(part),
             None => {}
         }
-    }
-
-    /// Storage and gateways as often as all consumers together, however many those are.
-    fn parts(&self) -> Vec<Part> {
-        let consumers = (0..self.consumers).map(Part::Consumer);
-        let others = [Part::Storage, Part::Gateway(0), Part::Gateway(1)];
-        others
-            .into_iter()
-            .cycle()
-            .take(self.consumers.max(3))
-            .chain(consumers)
-            .collect()
     }
 }

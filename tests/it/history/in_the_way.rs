@@ -31,9 +31,12 @@ const WORKED_ON_MAX: Duration = Duration::from_millis(300);
 /// From one look at what is leased to the next.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const STATE_MAX: Duration = Duration::from_secs(30);
-/// How much longer quick writes may take than with nothing in the way, on a busy machine.
+/// How much longer quick writes may take than with nothing in the way: so many times as long, and for what else a busy
+/// machine does, by percentile, so many milliseconds on top.
 const FACTOR_MAX: u32 = 3;
-const SLACK: Duration = Duration::from_millis(100);
+const SLACK_MS: [(usize, u64); 3] = [(50, 100), (90, 250), (99, 500)];
+/// How much later than its lease allows a message may come to another consumer: the first back-off, and room.
+const TAKEN_OVER_MAX: Duration = Duration::from_millis(2_500);
 
 /// From acceptance to application, sorted.
 struct Delays(Vec<Duration>);
@@ -61,10 +64,11 @@ impl Delays {
 
     #[track_caller]
     fn expect_like(&self, undisturbed: &Self) {
-        for percent in [50, 90, 99] {
+        for (percent, slack_ms) in SLACK_MS {
+            let slack = Duration::from_millis(slack_ms);
             let (delay, usual) = (self.percentile(percent), undisturbed.percentile(percent));
             assert!(
-                delay <= usual * FACTOR_MAX + SLACK,
+                delay <= usual * FACTOR_MAX + slack,
                 "p{percent}: {delay:?}, and {usual:?} undisturbed"
             );
         }
@@ -233,6 +237,10 @@ async fn a_frozen_consumer_delays_what_it_holds_by_its_lease_and_changes_nothing
     let (quick, slow) = (Delays::of(&storage, &quick).await, Delays::of(&storage, &held).await);
     quick.print("beside a frozen consumer");
     slow.print("in its hands");
+    assert!(
+        slow.percentile(50) < LEASE + TAKEN_OVER_MAX,
+        "others take over when a lease is over"
+    );
     quick.expect_like(&usual);
     let leases = usize::try_from(frozen_time.as_secs() / LEASE.as_secs()).expect("a test is short") + 1;
     assert!(

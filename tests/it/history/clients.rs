@@ -35,6 +35,7 @@ pub(super) struct Clients {
 }
 
 /// A request to come.
+#[derive(Clone)]
 struct Request {
     method: Method,
     path: String,
@@ -122,7 +123,7 @@ impl Clients {
                     continue;
                 }
             };
-            self.note(request.again(), mode, began, answer);
+            self.note(request.clone(), mode, began, answer);
             return document;
         }
     }
@@ -196,19 +197,6 @@ impl Clients {
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).expect("a test is short")
-    }
-}
-
-impl Request {
-    fn again(&self) -> Self {
-        Self {
-            method: self.method.clone(),
-            path: self.path.clone(),
-            body: self.body.clone(),
-            document: self.document.clone(),
-            effect: self.effect.clone(),
-            value: self.value.clone(),
-        }
     }
 }
 

@@ -4,10 +4,11 @@ use axum::response::{IntoResponse, Response};
 use feed::id::{DocumentKey, Kind};
 use feed::operation::operation_path;
 use feed::state::{OperationId, Version};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::error::Verb;
+use crate::prefer::Wait;
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -16,8 +17,10 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    /// Where to ask what became of a queued write.
-    pub(crate) location: Option<HeaderValue>,
+    /// Of a write that was queued.
+    pub(crate) operation: Option<OperationId>,
+    /// How long its result was waited for, if it was.
+    pub(crate) wait: Option<Wait>,
     /// It was given before, to the same request.
     pub(crate) is_replayed: bool,
     /// Empty for a deletion.
@@ -27,14 +30,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// The answer to a write that was applied.
     pub(crate) fn applied(verb: Verb, version: &Version) -> Self {
-        let status = match verb {
-            Verb::Create => StatusCode::CREATED,
-            Verb::Replace | Verb::Patch => StatusCode::OK,
-            Verb::Delete => StatusCode::NO_CONTENT,
-        };
         Self {
-            status,
-            location: None,
+            status: status(verb),
+            operation: None,
+            wait: None,
             is_replayed: false,
             body: version
                 .content()
@@ -48,14 +47,44 @@ impl Answer {
             Version::Put(content) => content.document.text.clone(),
             Version::Delete { key, .. } => deletion_queued(*key),
         };
-        let location = operation_path(operation);
         Self {
             status: StatusCode::ACCEPTED,
-            location: Some(HeaderValue::from_str(&location).expect("a path of ids is a header's value")),
+            operation: Some(operation),
+            wait: None,
             is_replayed: false,
             body,
         }
     }
+
+    /// The answer to a queued write that has been applied meanwhile: what it would have been answered without a queue.
+    pub(crate) fn after_wait(mut self, verb: Verb) -> Self {
+        self.status = status(verb);
+        self
+    }
+}
+
+fn status(verb: Verb) -> StatusCode {
+    match verb {
+        Verb::Create => StatusCode::CREATED,
+        Verb::Replace | Verb::Patch => StatusCode::OK,
+        Verb::Delete => StatusCode::NO_CONTENT,
+    }
+}
+
+/// Says where the record of a queued write is.
+pub(crate) fn locate(operation: OperationId, headers: &mut HeaderMap) {
+    let location = operation_path(operation);
+    let location = HeaderValue::from_str(&location).expect("a path of ids is a header's value");
+    headers.insert(header::LOCATION, location);
+}
+
+/// Says which preferences the answer to a queued write has followed.
+pub(crate) fn confirm(is_async: bool, wait: Option<Wait>, headers: &mut HeaderMap) {
+    let wait = wait.map(|wait| format!("wait={}", wait.seconds));
+    let applied = is_async.then(|| "respond-async".to_owned()).into_iter().chain(wait);
+    let applied = applied.collect::<Vec<_>>().join(", ");
+    let applied = HeaderValue::from_str(&applied).expect("preferences are a header's value");
+    headers.insert(PREFERENCE_APPLIED, applied);
 }
 
 fn deletion_queued(document: DocumentKey) -> String {
@@ -78,9 +107,12 @@ impl IntoResponse for Answer {
             crate::body::json(self.status, self.body)
         };
         let headers = response.headers_mut();
-        if let Some(location) = self.location {
-            headers.insert(header::LOCATION, location);
-            headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("respond-async"));
+        if let Some(operation) = self.operation {
+            let is_async = self.status == StatusCode::ACCEPTED;
+            confirm(is_async, self.wait, headers);
+            if is_async {
+                locate(operation, headers);
+            }
         }
         if self.is_replayed {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

@@ -7,11 +7,15 @@ use axum::response::{IntoResponse, Response};
 use feed::accept::Refusal;
 use feed::document::WriteError;
 use feed::id::Kind;
+use feed::state::OperationId;
 use feed::validate::Invalid;
 use feed_store::FeedStoreError;
 use http::{HeaderValue, StatusCode, header};
 use proto::limits::COMMIT_BYTES_MAX;
 use serde_json::json;
+
+use crate::answer::{confirm, locate};
+use crate::prefer::Wait;
 
 /// When a client may try again after trouble that passes, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -59,6 +63,12 @@ pub(crate) enum ApiError {
     Contended(Task),
     /// A fault of this program.
     Fault(Task, Box<dyn Error + Send + Sync>),
+    /// A queued write came to nothing while its result was waited for.
+    Failed {
+        operation: OperationId,
+        reason: String,
+        wait: Wait,
+    },
     /// The request took longer than any may.
     TimedOut,
     /// There is no room for an answer of this size.
@@ -184,6 +194,17 @@ impl IntoResponse for ApiError {
                 )
             }
             Self::Fault(task, error) => fault(task, &*error),
+            Self::Failed {
+                operation,
+                reason,
+                wait,
+            } => {
+                let message = format!("The write was accepted, and failed then: {reason}");
+                let mut response = answer(StatusCode::INTERNAL_SERVER_ERROR, "operation_failed", &message);
+                confirm(false, Some(wait), response.headers_mut());
+                locate(operation, response.headers_mut());
+                response
+            }
             Self::TimedOut => unavailable(
                 "request_timeout",
                 "The request took too long; whether it took effect is not known",

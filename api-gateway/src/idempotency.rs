@@ -4,8 +4,9 @@
 use feed::commit::Commit;
 use feed::id::Kind;
 use feed::keys::{self, Key};
+use feed::operation::{operation_path, parse_operation_path};
 use feed::state::Malformed;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -79,10 +80,7 @@ impl Repeatable {
         let head = Head {
             request: self.request.clone(),
             status: answer.status.as_u16(),
-            location: answer.location.as_ref().map(|location| {
-                let location = location.to_str().expect("a location is a path of ids");
-                location.to_owned()
-            }),
+            location: answer.operation.map(operation_path),
         };
         let head = serde_json::to_string(&head).expect("a head of strings is JSON");
         commit.expect_revision(self.key.clone(), 0);
@@ -98,10 +96,11 @@ impl Repeatable {
             return Err(RecallError::OtherRequest);
         }
         let status = StatusCode::from_u16(head.status).ok().filter(StatusCode::is_success);
-        let location = head.location.map(HeaderValue::try_from).transpose();
+        let operation = head.location.map(|path| parse_operation_path(&path).ok_or(FAULT));
         Ok(Answer {
             status: status.ok_or(FAULT)?,
-            location: location.map_err(|_| FAULT)?,
+            operation: operation.transpose()?,
+            wait: None,
             is_replayed: true,
             body: body.to_owned(),
         })
@@ -110,6 +109,9 @@ impl Repeatable {
 
 #[cfg(test)]
 mod tests {
+    use feed::state::OperationId;
+    use http::HeaderValue;
+
     use super::*;
 
     #[track_caller]
@@ -137,7 +139,8 @@ mod tests {
     fn a_remembered_answer_reads_back_for_the_same_request_only() {
         let answer = Answer {
             status: StatusCode::ACCEPTED,
-            location: Some(HeaderValue::from_static("/api/v1/operations/x")),
+            operation: Some(OperationId::new_v4()),
+            wait: None,
             is_replayed: false,
             body: "{\"a\":\n1}".to_owned(),
         };
@@ -150,8 +153,8 @@ mod tests {
         assert_eq!(*ttl_ms, Some(KEPT_MS));
         let recalled = repeatable.recall(text).expect("the answer");
         assert_eq!(
-            (recalled.status, recalled.location, recalled.body),
-            (answer.status, answer.location, answer.body)
+            (recalled.status, recalled.operation, recalled.body),
+            (answer.status, answer.operation, answer.body)
         );
         assert!(recalled.is_replayed);
         let other = Repeatable::new("key", Kind::Playlist, b"another body");
@@ -163,13 +166,15 @@ mod tests {
     fn a_record_that_cannot_be_answered_is_malformed() {
         let repeatable = Repeatable::new("key", Kind::Playlist, b"body");
         let request = &repeatable.request;
-        let good = format!(r#"{{"request":"{request}","status":202,"location":"/x"}}"#);
+        let location = operation_path(OperationId::new_v4());
+        let good = format!(r#"{{"request":"{request}","status":202,"location":"{location}"}}"#);
         assert!(repeatable.recall(&format!("{good}\n{{}}")).is_ok());
         for record in [
             good.clone(),
             format!("{good} x\n{{}}"),
-            format!("{}\n{{}}", good.replace("/x", r"/x\r\ny: z")),
-            format!("{}\n{{}}", good.replace("/x", r"\u0000")),
+            format!("{}\n{{}}", good.replace(&location, "/x")),
+            format!("{}\n{{}}", good.replace(&location, r"\u0000")),
+            format!("{}\n{{}}", good.replace(&location, &format!(r"{location}\r\ny: z"))),
             format!("{}\n{{}}", good.replace("202", "99")),
             format!("{}\n{{}}", good.replace("202", "101")),
         ] {

@@ -21,6 +21,7 @@ mod server;
 mod slugs;
 mod stream;
 mod unread;
+mod waits;
 mod write;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use deletions::DeletionLine;
 use locks::DocumentLocks;
 use outgoing::Outgoing;
 use slugs::SlugDesk;
+use waits::Waits;
 
 /// What requests are answered from; clones share it.
 #[derive(Clone, Debug)]
@@ -48,6 +50,7 @@ pub struct Gateway {
     deletions: DeletionLine,
     slugs: SlugDesk,
     outgoing: Outgoing,
+    waits: Waits,
 }
 
 impl Gateway {
@@ -62,6 +65,7 @@ impl Gateway {
             deletions: DeletionLine::default(),
             slugs: SlugDesk::default(),
             outgoing: Outgoing::default(),
+            waits: Waits::default(),
         }
     }
 }

@@ -60,8 +60,11 @@ impl Default for Timeouts {
 
 /// Serves until `shutdown`, then stops accepting, closes idle connections, and waits at most 10 s for requests in flight;
 /// 5 s for peers that take nothing of their answers.
+/// Whoever waits for the result of a queued write is answered without it.
 pub async fn serve(listener: TcpListener, gateway: Gateway, shutdown: CancellationToken) -> anyhow::Result<()> {
-    run(listener, router(gateway), Timeouts::default(), shutdown).await;
+    let waits = gateway.waits.serve(&gateway.store, &shutdown);
+    let serving = run(listener, router(gateway.clone()), Timeouts::default(), shutdown.clone());
+    tokio::join!(serving, waits);
     Ok(())
 }
 

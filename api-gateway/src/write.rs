@@ -11,6 +11,7 @@ use feed::commit::Commit;
 use feed::document::Stamp;
 use feed::id::{DocumentId, DocumentKey, Kind, Reference, Slug};
 use feed::keys::{self, Key};
+use feed::operation::OperationState;
 use feed::state::{DocumentState, Resolved, State};
 use feed::validate::{ChannelDraft, PlaylistDraft};
 use feed_store::{FeedStore, FeedStoreError, Outcome, check_size};
@@ -25,6 +26,7 @@ use crate::error::{ApiError, Mode, Task, Verb};
 use crate::idempotency::{RecallError, Repeatable};
 use crate::locks::Turn;
 use crate::origins::Target;
+use crate::prefer::Wait;
 use crate::slugs::Draw;
 
 /// A write that lost to other writers this often is answered 503.
@@ -39,6 +41,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(25);
 #[derive(Clone, Debug)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
+    /// How long the result of a queued write may be waited for.
+    pub(crate) wait: Option<Wait>,
     /// Length of the request's body.
     pub(crate) body_bytes: usize,
     /// The host that the request was sent to: one of the feed's own.
@@ -76,6 +80,38 @@ struct Judged {
 impl Gateway {
     /// Makes a new document.
     pub(crate) async fn create(&self, draft: Draft, terms: &Terms) -> Result<Answer, ApiError> {
+        let answer = self.accept_new(draft, terms).await?;
+        self.await_result(answer, Verb::Create, terms).await
+    }
+
+    /// Changes or deletes a document.
+    pub(crate) async fn change(&self, write: Write, verb: Verb, terms: &Terms) -> Result<Answer, ApiError> {
+        let answer = self.accept_change(write, verb, terms).await?;
+        self.await_result(answer, verb, terms).await
+    }
+
+    /// Waits for the result of a queued write, if the client prefers that: it is answered then as if it had not been
+    /// queued, unless it takes too long. What newer writes have replaced meanwhile has taken its effect in their order.
+    async fn await_result(&self, mut answer: Answer, verb: Verb, terms: &Terms) -> Result<Answer, ApiError> {
+        let (Some(operation), Some(wait)) = (answer.operation, terms.wait) else {
+            return Ok(answer);
+        };
+        let Some(waiter) = self.waits.enter(operation, answer.body.len()) else {
+            return Ok(answer);
+        };
+        answer.wait = Some(wait);
+        match waiter.end(&self.store, wait.until).await {
+            None => Ok(answer),
+            Some(record) if record.state == OperationState::Failed => Err(ApiError::Failed {
+                operation,
+                reason: record.reason.unwrap_or_default(),
+                wait,
+            }),
+            Some(_) => Ok(answer.after_wait(verb)),
+        }
+    }
+
+    async fn accept_new(&self, draft: Draft, terms: &Terms) -> Result<Answer, ApiError> {
         let kind = match &draft {
             Draft::Playlist(_) => Kind::Playlist,
             Draft::Channel(_) => Kind::Channel,
@@ -127,8 +163,7 @@ impl Gateway {
         }
     }
 
-    /// Changes or deletes a document.
-    pub(crate) async fn change(&self, write: Write, verb: Verb, terms: &Terms) -> Result<Answer, ApiError> {
+    async fn accept_change(&self, write: Write, verb: Verb, terms: &Terms) -> Result<Answer, ApiError> {
         let document = write.key();
         let task = Task::Write(document.kind, verb, terms.mode);
         let turn = self.locks.turn(document).await.map_err(|_| ApiError::Contended(task))?;

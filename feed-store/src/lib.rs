@@ -10,6 +10,7 @@ mod connection;
 mod items;
 mod lists;
 mod load;
+mod operations;
 mod owned;
 mod snapshot;
 

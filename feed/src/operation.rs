@@ -44,23 +44,36 @@ pub struct OperationRecord {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Where to read on.
+    pub links: OperationLinks,
+}
+
+/// Paths of the REST API that have to do with an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationLinks {
+    /// The record itself.
+    #[serde(rename = "self")]
+    pub operation: String,
+    /// Every document that the operation has a version of: the one that was written first, then those of its cascade.
+    pub documents: Vec<String>,
 }
 
 impl OperationRecord {
     /// The record of the operation that a message names.
     #[must_use]
     pub fn new(message: &OperationMessage, state: OperationState) -> Self {
+        let documents: Vec<_> = message.documents.iter().map(|key| resource_path(*key)).collect();
         Self {
             id: message.operation,
             state,
-            resource: message
-                .documents
-                .first()
-                .map(|key| resource_path(*key))
-                .unwrap_or_default(),
+            resource: documents.first().cloned().unwrap_or_default(),
             accepted_at: message.accepted_at.clone(),
             finished_at: None,
             reason: None,
+            links: OperationLinks {
+                operation: operation_path(message.operation),
+                documents,
+            },
         }
     }
 
@@ -126,10 +139,18 @@ pub fn resource_path(document: DocumentKey) -> String {
     }
 }
 
+const OPERATIONS: &str = "/api/v1/operations/";
+
 /// Where the REST API serves the record of an operation.
 #[must_use]
 pub fn operation_path(operation: OperationId) -> String {
-    format!("/api/v1/operations/{operation}")
+    format!("{OPERATIONS}{operation}")
+}
+
+/// The operation whose record is served there.
+#[must_use]
+pub fn parse_operation_path(path: &str) -> Option<OperationId> {
+    path.strip_prefix(OPERATIONS)?.parse().ok()
 }
 
 /// Documents as `<kind>/<uuid>`.

@@ -21,3 +21,4 @@ mod secured;
 mod slugs;
 mod startup;
 mod support;
+mod waits;

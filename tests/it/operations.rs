@@ -1,5 +1,6 @@
 //! Queued writes: what a 202 says, and what becomes of the operation it names.
 
+use proto::client::StorageClient;
 use proto::v1;
 use reqwest::Method;
 use serde_json::json;
@@ -8,6 +9,8 @@ use crate::support::{Answer, Form, Mode, Part, TestFeed, channel, playlist, veri
 
 const PLAYLISTS: &str = "/api/v1/playlists";
 const CHANNELS: &str = "/api/v1/channels";
+/// After so many the next delivery gives a message up.
+pub(crate) const FAILURES: usize = 9;
 
 #[track_caller]
 fn expect_accepted(answer: Answer) -> Answer {
@@ -34,7 +37,11 @@ async fn each_queued_write_is_answered_as_it_will_be() {
         created.header("location").trim_start_matches("/api/v1/operations/")
     );
     assert!(record["acceptedAt"].as_str() <= record["finishedAt"].as_str());
-    assert_eq!(record.as_object().map(serde_json::Map::len), Some(5));
+    assert_eq!(
+        record["links"],
+        json!({"self": created.header("location"), "documents": [path]})
+    );
+    assert_eq!(record.as_object().map(serde_json::Map::len), Some(6));
 
     let (replacement, change) = (playlist("Replaced", 1), json!({"summary": "Patched"}));
     for (method, body) in [(Method::PUT, &replacement), (Method::PATCH, &change)] {
@@ -47,7 +54,11 @@ async fn each_queued_write_is_answered_as_it_will_be() {
     let url = feed.public_url(&path);
     let made = expect_accepted(
         client
-            .post("/api/v1/playlist-groups", &channel("Queued", &[url]), Mode::Async)
+            .post(
+                "/api/v1/playlist-groups",
+                &channel("Queued", std::slice::from_ref(&url)),
+                Mode::Async,
+            )
             .await,
     );
     let channel_path = format!("{CHANNELS}/{}", made.member("id"));
@@ -66,10 +77,18 @@ async fn each_queued_write_is_answered_as_it_will_be() {
     );
     assert_eq!(client.operation_end(&deleted).await, "applied");
     client.get(&channel_path).await.expect(404);
+    let mut cascade = vec![path.clone()];
+    for _ in 0..2 {
+        let other = channel("One of two", std::slice::from_ref(&url));
+        let made = client.post(CHANNELS, &other, Mode::Sync).await.expect(201);
+        cascade.push(format!("{CHANNELS}/{}", made.member("id")));
+    }
+    cascade[1..].sort_unstable();
     let deleted = expect_accepted(client.delete(&path, Mode::Async).await);
     assert_eq!(deleted.text, r#"{"message":"Playlist deletion queued for processing"}"#);
     assert_eq!(client.operation_end(&deleted).await, "applied");
     client.get(&path).await.expect(404);
+    assert_eq!(client.operation(&deleted).await["links"]["documents"], json!(cascade));
     feed.finish().await;
 }
 
@@ -78,19 +97,23 @@ async fn the_preference_is_read_as_the_standard_has_it() {
     let feed = TestFeed::start(Form::OneProcess).await;
     let client = feed.client();
     let body = playlist("Preferred", 1);
-    for (value, status) in [
-        ("respond-async", 202),
-        ("Respond-Async; wait=5", 202),
-        ("wait=10, respond-async", 202),
-        ("respond-asyncfoo", 201),
-        ("wait=\"1, respond-async\"", 201),
+    for (value, status, applied) in [
+        ("respond-async", 202, Some("respond-async")),
+        ("Respond-Async; wait=20", 202, Some("respond-async")),
+        ("respond-async, wait=soon", 202, Some("respond-async")),
+        ("wait=20, respond-async", 201, Some("wait=20")),
+        ("respond-async, wait=3600", 201, Some("wait=30")),
+        ("wait=20", 201, None),
+        ("respond-asyncfoo", 201, None),
+        ("wait=\"1, respond-async\"", 201, None),
     ] {
         let headers = [("prefer", value)];
         let sent = client.try_write(Method::POST, PLAYLISTS, Some(&body), Mode::Sync, &headers);
         let answer = sent.await.expect("an answer").expect(status);
+        let header = answer.headers.get("preference-applied");
         assert_eq!(
-            answer.headers.contains_key("preference-applied"),
-            status == 202,
+            header.map(reqwest::header::HeaderValue::as_bytes),
+            applied.map(str::as_bytes),
             "{value}"
         );
     }
@@ -118,18 +141,9 @@ async fn what_a_newer_write_replaced_is_superseded() {
     feed.finish().await;
 }
 
-/// As if nine consumers had failed over the message: the tenth delivery gives it up and says so in the operation.
-#[tokio::test]
-async fn a_message_that_failed_at_every_attempt_fails_its_operation() {
-    const FAILURES: usize = 9;
-    let mut feed = TestFeed::start(Form::Processes {
-        gateways: 1,
-        consumers: 0,
-    })
-    .await;
-    let (client, storage) = (feed.client(), feed.storage());
-    let created = expect_accepted(client.post(PLAYLISTS, &playlist("Fatal", 1), Mode::Async).await);
-    for attempt in 1..=FAILURES {
+/// Fails the one message of the write queue so often.
+pub(crate) async fn fail(storage: &StorageClient, failures: usize) {
+    for attempt in 1..=failures {
         let received = storage.receive(v1::ReceiveRequest {
             queue: feed_store::WRITE_QUEUE.to_owned(),
             ..Default::default()
@@ -147,7 +161,19 @@ async fn a_message_that_failed_at_every_attempt_fails_its_operation() {
         };
         storage.settle(vec![settlement]).await.expect("storage answers");
     }
+}
 
+/// As if nine consumers had failed over the message: the tenth delivery gives it up and says so in the operation.
+#[tokio::test]
+async fn a_message_that_failed_at_every_attempt_fails_its_operation() {
+    let mut feed = TestFeed::start(Form::Processes {
+        gateways: 1,
+        consumers: 0,
+    })
+    .await;
+    let (client, storage) = (feed.client(), feed.storage());
+    let created = expect_accepted(client.post(PLAYLISTS, &playlist("Fatal", 1), Mode::Async).await);
+    fail(&storage, FAILURES).await;
     feed.launch(Part::Consumer(0)).await;
     assert_eq!(client.operation_end(&created).await, "failed");
     let record = client.operation(&created).await;

@@ -6,6 +6,7 @@ use feed::id::{DocumentId, DocumentKey, Kind, Reference};
 use feed_store::DocumentList;
 use http::request::Parts;
 use http::{StatusCode, header};
+use tokio::time::Instant;
 
 use super::Segment;
 use crate::Gateway;
@@ -13,12 +14,13 @@ use crate::body;
 use crate::error::{ApiError, Mode, Task};
 use crate::idempotency::{self, Repeatable};
 use crate::list::{Filter, LIST_BYTES_MAX, ListQuery, failed};
-use crate::prefer;
+use crate::prefer::{self, Wait};
 use crate::write::Terms;
 
 /// What the headers of a write say about how it is to be carried out.
 pub(super) struct Wishes {
     pub(super) mode: Mode,
+    wait: Option<Wait>,
     host: Option<String>,
     key: Option<String>,
 }
@@ -35,8 +37,12 @@ impl<S: Sync> FromRequestParts<S> for Wishes {
         } else {
             None
         };
+        let mode = prefer::mode(&parts.headers);
+        let wait = prefer::wait(&parts.headers, Instant::now());
         Ok(Self {
-            mode: prefer::mode(&parts.headers),
+            mode,
+            // What is not queued is waited for anyway.
+            wait: wait.filter(|_| mode == Mode::Queued),
             host: sent_to.or_else(named),
             key,
         })
@@ -48,6 +54,7 @@ impl Wishes {
     pub(super) fn terms(self, body_bytes: usize) -> Terms {
         Terms {
             mode: self.mode,
+            wait: self.wait,
             body_bytes,
             host: self.host,
             repeatable: None,

@@ -49,12 +49,7 @@ pub(crate) async fn apply(
 ) -> Result<Applied, ApplyError> {
     for _ in 0..COMMIT_ATTEMPTS_MAX {
         let (mut commit, tally) = store.owned_changes(message.operation, &message.documents).await?;
-        let state = if tally.applied > 0 {
-            OperationState::Applied
-        } else {
-            OperationState::Superseded
-        };
-        OperationRecord::ended(message, state, None, clock.now_ms()).put(&mut commit);
+        store.record_end(message, tally, clock.now_ms(), &mut commit).await?;
         match store
             .commit(commit, vec![lease.settlement(Action::Ack(Ack {}))])
             .await?

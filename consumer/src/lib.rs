@@ -9,6 +9,7 @@ mod lease;
 mod message;
 mod metrics;
 mod state;
+mod sweep;
 mod worker;
 
 pub use config::{Args, ConsumerArgs};

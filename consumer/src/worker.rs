@@ -18,6 +18,7 @@ use crate::lease::{Lease, duration};
 use crate::message::{Delivered, describe};
 use crate::metrics::Metrics;
 use crate::state::{NotReady, State};
+use crate::sweep;
 
 /// When told to stop, what is being worked on may take this long; what is left then goes back to the queue.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -73,7 +74,13 @@ impl Consumer {
     }
 
     /// Applies messages until `shutdown`, then finishes what it began, for at most [`DRAIN_MAX`], and hands back the rest.
+    /// Beside that it looks after writes that have lost their messages.
     pub async fn run(&self, shutdown: CancellationToken) {
+        let sweeping = sweep::run(self.store(), self.clock(), &shutdown);
+        tokio::join!(self.work(shutdown.clone()), sweeping);
+    }
+
+    async fn work(&self, shutdown: CancellationToken) {
         let mut stream = self.store().client().consume(self.open());
         let mut in_hand = InHand::new(self);
         // Of the stream that stands: cancelled when either end of it stops.

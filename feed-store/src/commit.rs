@@ -52,6 +52,19 @@ impl FeedStore {
             }
         }
     }
+
+    /// Commits, and adds its message only if the queue remembers none of this dedup id. Whether it was added; not if the
+    /// commit came to nothing.
+    pub(crate) async fn commit_once(&self, commit: Commit, dedup_id: &str) -> Result<bool, FeedStoreError> {
+        let mut request = request(commit, Vec::new())?;
+        for message in &mut request.enqueues {
+            dedup_id.clone_into(&mut message.dedup_id);
+        }
+        Ok(match self.client.commit(request).await? {
+            Answer::Committed(committed) => committed.enqueued.iter().any(|result| !result.deduplicated),
+            Answer::Conflict(_) => false,
+        })
+    }
 }
 
 /// Refuses what the storage service would not take as one commit, by the same count: keys, values, metadata and the

@@ -13,12 +13,15 @@ mod load;
 mod operations;
 mod owned;
 mod snapshot;
+mod sweep;
 
 pub use commit::{Outcome, check_size};
 pub use connection::StorageArgs;
 pub use items::ItemList;
 pub use lists::{DocumentList, Page};
 pub use load::{Links, STATE_BYTES_MAX};
+pub use operations::WithdrawError;
+pub use sweep::{SWEEP_MESSAGES_MAX, SWEEP_VERSIONS_MAX, SweepPlace, Swept};
 
 use proto::client::{ClientError, StorageClient};
 

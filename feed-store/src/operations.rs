@@ -1,18 +1,127 @@
-//! Records of queued writes.
+//! Records of queued writes, and what becomes of them beside being applied.
 
+use feed::apply::Tally;
+use feed::commit::Commit;
 use feed::keys;
-use feed::operation::OperationRecord;
+use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed::state::OperationId;
+use feed::withdraw::{Remains, Stays, WITHDRAWN, references, vanishing, withdraw};
 
 use crate::load::malformed;
-use crate::{FeedStore, FeedStoreError};
+use crate::{FeedStore, FeedStoreError, Outcome};
+
+/// An operation whose documents or record others changed this often in between is left as it is.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// Why an operation could not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum WithdrawError {
+    /// Something else needs it.
+    #[error(transparent)]
+    Stays(#[from] Stays),
+    /// Other writers were faster every time.
+    #[error("lost to other writers {ATTEMPTS_MAX} times")]
+    Contended,
+    /// Storage failed.
+    #[error(transparent)]
+    Store(#[from] FeedStoreError),
+}
 
 impl FeedStore {
     /// What became of a queued write; none if there is no such operation, or its record has expired.
     pub async fn operation(&self, operation: OperationId) -> Result<Option<OperationRecord>, FeedStoreError> {
+        Ok(self.record(operation).await?.0)
+    }
+
+    /// Adds to a commit that applies what an operation still owned what is recorded of that. One that owned nothing any
+    /// more was superseded, unless its record says that it had ended before.
+    pub async fn record_end(
+        &self,
+        message: &OperationMessage,
+        tally: Tally,
+        now_ms: i64,
+        commit: &mut Commit,
+    ) -> Result<(), FeedStoreError> {
+        if tally.applied > 0 {
+            OperationRecord::ended(message, OperationState::Applied, None, now_ms).put(commit);
+            return Ok(());
+        }
+        let (record, revision) = self.record(message.operation).await?;
+        if record.is_none_or(|record| record.state == OperationState::Accepted) {
+            commit.expect_revision(keys::operation(message.operation), revision);
+            OperationRecord::ended(message, OperationState::Superseded, None, now_ms).put(commit);
+        }
+        Ok(())
+    }
+
+    /// Takes back what the operation of a message still owns, and answers how many documents that was. Its message is
+    /// left: whoever is given it finds nothing to apply.
+    pub async fn withdraw(&self, message: &OperationMessage, now_ms: i64) -> Result<usize, WithdrawError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let (mut commit, count) = withdraw(message.operation, &self.remains(message).await?)?;
+            if count > 0 {
+                OperationRecord::ended(message, OperationState::Failed, Some(WITHDRAWN), now_ms).put(&mut commit);
+            } else {
+                self.record_end(message, Tally::default(), now_ms, &mut commit).await?;
+            }
+            if let Outcome::Committed { .. } = self.commit(commit, Vec::new()).await? {
+                return Ok(count);
+            }
+        }
+        Err(WithdrawError::Contended)
+    }
+
+    /// Records that a failed operation which still owns something is to be tried again.
+    pub async fn accept_again(&self, message: &OperationMessage) -> Result<(), FeedStoreError> {
+        for _ in 0..ATTEMPTS_MAX {
+            if self.owned(message.operation, &message.documents).await?.is_empty() {
+                return Ok(());
+            }
+            let (record, revision) = self.record(message.operation).await?;
+            if record.is_some_and(|record| record.state != OperationState::Failed) {
+                return Ok(());
+            }
+            let mut commit = Commit::default();
+            commit.expect_revision(keys::operation(message.operation), revision);
+            OperationRecord::new(message, OperationState::Accepted).put(&mut commit);
+            if let Outcome::Committed { .. } = self.commit(commit, Vec::new()).await? {
+                return Ok(());
+            }
+        }
+        // Its record is rewritten all the time: so somebody is at it.
+        Ok(())
+    }
+
+    async fn remains(&self, message: &OperationMessage) -> Result<Remains, FeedStoreError> {
+        let OperationMessage {
+            operation, documents, ..
+        } = message;
+        let owned = self.owned(*operation, documents).await?;
+        let documents = self.documents(&owned).await?;
+        let mut remains = Remains::default();
+        let references = references(*operation, &documents);
+        if !references.is_empty() {
+            let (playlists, revision) = self.accepted_playlists(&references).await?;
+            remains.playlists = playlists.into_keys().collect();
+            remains.playlist_deleted_revision = revision;
+        }
+        for playlist in vanishing(*operation, &documents) {
+            let links = self.links(playlist, 1).await?;
+            let channel = links.channels.first().copied();
+            remains.links.insert(playlist, (channel, links.revision));
+        }
+        remains.documents = documents;
+        Ok(remains)
+    }
+
+    /// The record, and its revision; 0 if there is none.
+    async fn record(&self, operation: OperationId) -> Result<(Option<OperationRecord>, u64), FeedStoreError> {
         let key = keys::operation(operation);
-        let text = self.text(&key).await?;
-        text.map(|text| OperationRecord::parse(&text).map_err(|fault| malformed(&key, fault)))
-            .transpose()
+        let Some(entry) = self.client.get(key.namespace, &key.key).await? else {
+            return Ok((None, 0));
+        };
+        let record = OperationRecord::parse(entry.text().unwrap_or_default());
+        let record = record.map_err(|fault| malformed(&key, fault))?;
+        Ok((Some(record), entry.revision))
     }
 }

@@ -22,7 +22,11 @@ impl FeedStore {
         operation: OperationId,
         documents: &[DocumentKey],
     ) -> Result<(Commit, Tally), FeedStoreError> {
-        let owned = self.owned(operation, documents).await?;
+        let owned = match documents {
+            // Nearly every operation has one document; to look before it is loaded would only cost a call.
+            [document] => vec![*document],
+            _ => self.owned(operation, documents).await?,
+        };
         let mut commit = Commit::default();
         let mut tally = Tally {
             applied: 0,
@@ -44,15 +48,11 @@ impl FeedStore {
     }
 
     /// Which of the documents have a pending version of this operation.
-    async fn owned(
+    pub async fn owned(
         &self,
         operation: OperationId,
         documents: &[DocumentKey],
     ) -> Result<Vec<DocumentKey>, FeedStoreError> {
-        if let [document] = documents {
-            // Nearly every operation has one document; to look before it is loaded would only cost a call.
-            return Ok(vec![*document]);
-        }
         let wanted: Vec<_> = documents.iter().map(|key| keys::pending(*key)).collect();
         let entries = self.entries(&wanted, Values::Omitted).await?;
         let operation = operation.to_string();

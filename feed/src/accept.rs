@@ -282,7 +282,7 @@ fn acceptance(versions: &[Version], write: &Write, state: &State) -> Commit {
 }
 
 /// Keeps `of/<playlist>/<channel>` what the accepted version refers to.
-fn relink(channel: DocumentId, old: Option<&Content>, new: Option<&Content>, commit: &mut Commit) {
+pub(crate) fn relink(channel: DocumentId, old: Option<&Content>, new: Option<&Content>, commit: &mut Commit) {
     let ids = |content: Option<&Content>| content.map(|content| content.refs.ids()).unwrap_or_default();
     let (before, now): (BTreeSet<_>, BTreeSet<_>) = (ids(old), ids(new));
     for playlist in before.difference(&now) {

@@ -216,6 +216,18 @@ pub struct DocumentKey {
     pub id: DocumentId,
 }
 
+impl FromStr for DocumentKey {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (kind, id) = text.split_once('/').ok_or(IdError::Kind)?;
+        Ok(Self {
+            kind: kind.parse()?,
+            id: id.parse()?,
+        })
+    }
+}
+
 impl fmt::Display for DocumentKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}", self.kind, self.id)

@@ -16,6 +16,7 @@
 //! | | `refs/<channel>` | the playlists of that version, one per URL, in order |
 //! | `operations` | `<uuid>` | what became of a queued write |
 //! | `idempotency` | `<hash>` | the answer to a request that carried an `Idempotency-Key` |
+//! | `sweep` | `turn` | somebody looks after `pending` rows that have no message; expires |
 //!
 //! Times are padded to 13 digits, so that keys of one prefix are in the order of time, ties in the order of ids.
 
@@ -33,6 +34,8 @@ pub const PENDING: &str = "pending";
 pub const OPERATIONS: &str = "operations";
 /// Namespace of remembered answers.
 pub const IDEMPOTENCY: &str = "idempotency";
+/// Namespace of what sweeps agree on.
+pub const SWEEP: &str = "sweep";
 
 /// Latest time that 13 digits hold: in the year 2286.
 const TIME_MS_MAX: i64 = 9_999_999_999_999;
@@ -168,6 +171,13 @@ pub fn pending(document: DocumentKey) -> Key {
     Key::new(PENDING, format!("{}/{}", document.kind, document.id))
 }
 
+/// First key of all pending versions, and the first one behind them. Between them is nothing but keys that read as a
+/// [`DocumentKey`].
+#[must_use]
+pub fn all_pending() -> [Key; 2] {
+    ["channel/", "refs/"].map(|key| Key::new(PENDING, key.to_owned()))
+}
+
 /// What that version refers to.
 #[must_use]
 pub fn pending_refs(channel: DocumentId) -> Key {
@@ -178,6 +188,12 @@ pub fn pending_refs(channel: DocumentId) -> Key {
 #[must_use]
 pub fn operation(operation: uuid::Uuid) -> Key {
     Key::new(OPERATIONS, operation.to_string())
+}
+
+/// Whose turn it is to sweep.
+#[must_use]
+pub fn sweep_turn() -> Key {
+    Key::new(SWEEP, "turn".to_owned())
 }
 
 /// Remembered answer; `hash` is of caller, method, path and key.
@@ -222,6 +238,19 @@ mod tests {
             assert_eq!(created(Kind::Channel, ms, id), None);
         }
         assert!(created(Kind::Channel, Some(TIME_MS_MAX), id).is_some());
+    }
+
+    #[test]
+    fn pending_versions_lie_between_their_bounds_and_nothing_else_does() {
+        let id: DocumentId = "385f79b6-a45f-4c1c-8080-e93a192adccc".parse().expect("an id");
+        let [start, end] = all_pending();
+        for kind in [Kind::Playlist, Kind::Channel] {
+            let document = DocumentKey { kind, id };
+            let key = pending(document);
+            assert!(start <= key && key < end, "{key:?}");
+            assert_eq!(key.key.parse(), Ok(document));
+        }
+        assert!(pending_refs(id) >= end);
     }
 
     #[test]

@@ -20,3 +20,4 @@ pub mod slug;
 pub mod state;
 pub mod time;
 pub mod validate;
+pub mod withdraw;

@@ -171,15 +171,10 @@ mod document_keys {
         let texts = Vec::<String>::deserialize(deserializer)?;
         texts
             .iter()
-            .map(|text| parse(text).ok_or_else(|| D::Error::custom("a document is <kind>/<uuid>")))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| D::Error::custom("a document is <kind>/<uuid>"))
+            })
             .collect()
-    }
-
-    fn parse(text: &str) -> Option<DocumentKey> {
-        let (kind, id) = text.split_once('/')?;
-        Some(DocumentKey {
-            kind: kind.parse().ok()?,
-            id: id.parse().ok()?,
-        })
     }
 }

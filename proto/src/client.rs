@@ -3,6 +3,7 @@
 
 mod connection;
 pub mod consume;
+mod queues;
 mod retry;
 pub mod watch;
 

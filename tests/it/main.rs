@@ -21,4 +21,5 @@ mod secured;
 mod slugs;
 mod startup;
 mod support;
+mod sweeps;
 mod waits;

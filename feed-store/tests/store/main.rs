@@ -3,3 +3,4 @@
 mod bounds;
 mod moments;
 mod support;
+mod sweeps;

@@ -8,12 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use feed::keys::OPERATIONS;
 use feed::operation::{OperationRecord, OperationState};
 use feed::state::OperationId;
-use feed_store::FeedStore;
-use proto::client::watch::Update;
-use proto::v1;
+use feed_store::{FeedStore, OperationNews};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -99,28 +96,14 @@ impl Waits {
 impl Desk {
     /// Tells those who wait of each record that is written. Does not end by itself.
     async fn watch(&self, store: &FeedStore) {
-        let selector = v1::Selector {
-            namespace: OPERATIONS.to_owned(),
-            keys: None,
-        };
-        let mut records = store.client().watch(v1::WatchRequest {
-            selectors: vec![selector],
-            omit_values: true,
-            ..Default::default()
-        });
+        let mut records = store.watch_operations();
         loop {
             match records.next().await {
-                // What was written before is not told.
-                Ok(Update::Began { .. }) => self.with(|waiting| waiting.values().for_each(wake)),
-                Ok(Update::Changed(batch)) => self.with(|waiting| {
-                    let keys = batch
-                        .events
-                        .iter()
-                        .filter_map(|event| event.entry.as_ref()?.key.parse().ok());
-                    keys.filter_map(|operation: OperationId| waiting.get(&operation))
-                        .for_each(wake);
+                Ok(OperationNews::Began) => self.with(|waiting| waiting.values().for_each(wake)),
+                Ok(OperationNews::Written(operations)) => self.with(|waiting| {
+                    let waited_for = operations.iter().filter_map(|operation| waiting.get(operation));
+                    waited_for.for_each(wake);
                 }),
-                Ok(Update::CaughtUp { .. } | Update::Interrupted | Update::Reset(_)) => {}
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,

@@ -20,7 +20,7 @@ pub use connection::StorageArgs;
 pub use items::ItemList;
 pub use lists::{DocumentList, Page};
 pub use load::{Links, STATE_BYTES_MAX};
-pub use operations::WithdrawError;
+pub use operations::{OperationNews, OperationWatch, WithdrawError};
 pub use sweep::{SWEEP_MESSAGES_MAX, SWEEP_VERSIONS_MAX, SweepPlace, Swept};
 
 use proto::client::{ClientError, StorageClient};

@@ -6,6 +6,8 @@ use feed::keys;
 use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed::state::OperationId;
 use feed::withdraw::{Remains, Stays, WITHDRAWN, references, vanishing, withdraw};
+use proto::client::watch::{Update, Watch};
+use proto::v1;
 
 use crate::load::malformed;
 use crate::{FeedStore, FeedStoreError, Outcome};
@@ -27,7 +29,52 @@ pub enum WithdrawError {
     Store(#[from] FeedStoreError),
 }
 
+/// A watch on the records of operations. Dropped, it ends.
+#[derive(Debug)]
+pub struct OperationWatch(Watch);
+
+/// What a watch on the records of operations tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationNews {
+    /// From here on every change is told. Comes first, and again after each interruption: read what you need to know.
+    Began,
+    /// The records of these operations have changed.
+    Written(Vec<OperationId>),
+}
+
+impl OperationWatch {
+    /// What comes next, through interruptions too. An error is one that another attempt would meet again; calling again
+    /// makes one, after a pause.
+    pub async fn next(&mut self) -> Result<OperationNews, FeedStoreError> {
+        loop {
+            match self.0.next().await? {
+                Update::Began { .. } => return Ok(OperationNews::Began),
+                Update::Changed(batch) => {
+                    let keys = batch.events.iter().filter_map(|event| event.entry.as_ref());
+                    let operations = keys.filter_map(|entry| entry.key.parse().ok());
+                    return Ok(OperationNews::Written(operations.collect()));
+                }
+                Update::CaughtUp { .. } | Update::Interrupted | Update::Reset(_) => {}
+            }
+        }
+    }
+}
+
 impl FeedStore {
+    /// Watches the records of all operations from now on.
+    #[must_use]
+    pub fn watch_operations(&self) -> OperationWatch {
+        let selector = v1::Selector {
+            namespace: keys::OPERATIONS.to_owned(),
+            keys: None,
+        };
+        OperationWatch(self.client.watch(v1::WatchRequest {
+            selectors: vec![selector],
+            omit_values: true,
+            ..Default::default()
+        }))
+    }
+
     /// What became of a queued write; none if there is no such operation, or its record has expired.
     pub async fn operation(&self, operation: OperationId) -> Result<Option<OperationRecord>, FeedStoreError> {
         Ok(self.record(operation).await?.0)

@@ -3,6 +3,7 @@
 mod first_start;
 mod http;
 mod publish;
+mod queue;
 mod serve;
 mod verify;
 
@@ -30,6 +31,8 @@ enum Command {
     Publish(publish::Args),
     /// Check the signatures of a document.
     Verify(verify::Args),
+    /// Look into the queues of a storage service, redrive and purge their messages.
+    Queue(queue::Args),
     /// Make a signing key and print it with its public forms.
     Keygen,
 }
@@ -52,6 +55,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Some(Command::Serve(args)) => serve::run(*args).await,
         Some(Command::Publish(args)) => publish::run(args).await,
         Some(Command::Verify(args)) => verify::run(args).await,
+        Some(Command::Queue(args)) => queue::run(args).await,
         Some(Command::Keygen) => {
             let signer = Signer::generate(&mut rand::rng());
             println!("private {}", signer.to_pkcs8_hex());

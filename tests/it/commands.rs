@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// Longest run of a command here, on a busy machine and in a debug build.
-const COMMAND_MAX: Duration = Duration::from_mins(1);
+pub(crate) const COMMAND_MAX: Duration = Duration::from_mins(1);
 
 /// A folder of playlists, some in folders of their own.
 struct Folder(tempfile::TempDir);
@@ -52,7 +52,7 @@ fn write(path: &Path, text: &str) {
 
 /// Ended well, with these lines on stdout and nothing on stderr.
 #[track_caller]
-fn expect_lines(ended: &Ended) -> Vec<&str> {
+pub(crate) fn expect_lines(ended: &Ended) -> Vec<&str> {
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(ended.stderr, Vec::<String>::new());
     ended.stdout.iter().map(String::as_str).collect()
@@ -60,7 +60,7 @@ fn expect_lines(ended: &Ended) -> Vec<&str> {
 
 /// Ended with one sentence on stderr, in which each of these words is found.
 #[track_caller]
-fn expect_failure(ended: &Ended, words: &[&str]) {
+pub(crate) fn expect_failure(ended: &Ended, words: &[&str]) {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let [sentence] = ended.stderr.as_slice() else {
         panic!("not one line on stderr: {ended:?}")

@@ -15,6 +15,7 @@ mod lost_answers;
 mod operations;
 mod playlists;
 mod protocol;
+mod queue_commands;
 mod recovery;
 mod refusals;
 mod secured;

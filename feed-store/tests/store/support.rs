@@ -23,12 +23,12 @@ use tonic::service::Routes;
 /// When everything was created.
 pub(crate) const NOW_MS: i64 = 1_748_970_060_000;
 
-/// Who does something before a `BatchGet` is passed on, and says when it is done.
-type Before = Arc<Mutex<Option<mpsc::Sender<oneshot::Sender<()>>>>>;
+/// Who does something before a call of this name is passed on, and says when it is done.
+type Before = Arc<Mutex<Option<(&'static str, mpsc::Sender<oneshot::Sender<()>>)>>>;
 
 /// A store over a temporary folder.
 pub(crate) struct TestStore {
-    /// What is tested: each of its `BatchGet` calls can be waited for.
+    /// What is tested: each of its calls can be waited for.
     pub(crate) documents: FeedStore,
     /// The same store, for what happens besides.
     pub(crate) aside: FeedStore,
@@ -60,11 +60,21 @@ impl TestStore {
     /// how many there were in all.
     pub(crate) async fn before_each_batch<T>(
         &self,
+        act: impl AsyncFnMut(usize),
+        work: impl Future<Output = T>,
+    ) -> (T, usize) {
+        self.before_each("BatchGet", act, work).await
+    }
+
+    /// The same for calls of another name.
+    pub(crate) async fn before_each<T>(
+        &self,
+        call: &'static str,
         mut act: impl AsyncFnMut(usize),
         work: impl Future<Output = T>,
     ) -> (T, usize) {
         let (before, mut calls) = mpsc::channel::<oneshot::Sender<()>>(1);
-        *self.before.lock().expect("nobody panics with the lock") = Some(before);
+        *self.before.lock().expect("nobody panics with the lock") = Some((call, before));
         let mut count = 0;
         let acting = async {
             while let Some(done) = calls.recv().await {
@@ -137,7 +147,7 @@ impl TestStore {
 
 async fn pass(before: Before, request: Request, next: Next) -> Response {
     let listener = before.lock().expect("nobody panics with the lock").clone();
-    if let Some(listener) = listener.filter(|_| request.uri().path().ends_with("/BatchGet")) {
+    if let Some((_, listener)) = listener.filter(|(call, _)| request.uri().path().rsplit('/').next() == Some(*call)) {
         let (done, is_done) = oneshot::channel();
         listener.send(done).await.expect("somebody listens");
         is_done.await.expect("it is answered");

@@ -114,6 +114,26 @@ async fn many_sweeps_at_once_enqueue_each_operation_once() {
 }
 
 #[tokio::test]
+async fn what_was_applied_or_replaced_while_messages_were_looked_through_is_let_be() {
+    let store = TestStore::open();
+    let (applied, replaced, newer) = (operation(), operation(), operation());
+    let documents = store.queue(applied, &[playlist(id())]).await;
+    let version = playlist(id());
+    store.queue(replaced, std::slice::from_ref(&version)).await;
+    let act = async |_| {
+        store.apply(applied, &documents).await;
+        store.queue(newer, std::slice::from_ref(&version)).await;
+    };
+    let mut place = SweepPlace::default();
+    let (done, calls) = store
+        .before_each("ListMessages", act, sweep(&store.documents, &mut place))
+        .await;
+    assert_eq!((done, calls), (swept(0), 1));
+    assert_eq!(sweep(&store.documents, &mut place).await, swept(1));
+    assert_eq!(messages(&store).await[0].operation, newer);
+}
+
+#[tokio::test]
 async fn a_message_counts_in_whatever_state_it_is() {
     let store = TestStore::open();
     let client = store.aside.client();

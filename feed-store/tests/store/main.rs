@@ -4,3 +4,4 @@ mod bounds;
 mod moments;
 mod support;
 mod sweeps;
+mod withdrawals;

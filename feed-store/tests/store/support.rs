@@ -165,10 +165,16 @@ pub(crate) fn operation() -> OperationId {
 
 /// A channel over so many playlists, its text of exactly so many bytes; fewer than it needs are not possible.
 pub(crate) fn channel(id: DocumentId, playlists: usize, bytes: usize) -> Version {
-    let urls = vec![r#""https://feed.test/playlists/x""#; playlists].join(",");
-    let refs = (0..playlists).map(|_| {
+    let playlists: Vec<_> = (0..playlists).map(|_| self::id()).collect();
+    channel_over(id, &playlists, bytes)
+}
+
+/// The same over these playlists.
+pub(crate) fn channel_over(id: DocumentId, playlists: &[DocumentId], bytes: usize) -> Version {
+    let urls = vec![r#""https://feed.test/playlists/x""#; playlists.len()].join(",");
+    let refs = playlists.iter().map(|playlist| {
         Some(PlaylistRef {
-            id: self::id(),
+            id: *playlist,
             created_ms: Some(NOW_MS),
         })
     });

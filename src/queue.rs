@@ -251,7 +251,12 @@ impl Queues {
             // Those of other queues are not looked into.
             omit_bodies: queue != WRITE_QUEUE,
         });
-        page.await?.with_context(|| format!("there is no queue {queue}"))
+        match page.await? {
+            Some(page) => Ok(page),
+            // The feed's queue is made by the first write that waits in it.
+            None if queue == WRITE_QUEUE => Ok(v1::ListMessagesResponse::default()),
+            None => bail!("there is no queue {queue}"),
+        }
     }
 
     async fn message(&self, queue: &str, id: u64) -> anyhow::Result<v1::Message> {

@@ -178,3 +178,35 @@ mod document_keys {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::Change;
+
+    #[test]
+    fn a_record_reads_back_and_is_kept_for_a_week() {
+        let playlist = "playlist/385f79b6-a45f-4c1c-8080-e93a192adccc";
+        let channel = "channel/485f79b6-a45f-4c1c-8080-e93a192adccc";
+        let message = OperationMessage {
+            operation: "585f79b6-a45f-4c1c-8080-e93a192adccc".parse().expect("an id"),
+            accepted_at: time::to_text(0),
+            documents: [playlist, channel]
+                .map(|text| text.parse().expect("a document"))
+                .to_vec(),
+        };
+        assert_eq!(OperationMessage::parse(&message.to_text()), Ok(message.clone()));
+        let record = OperationRecord::ended(&message, OperationState::Failed, Some("a reason"), 1_000);
+        let expected = r#"{"id":"585f79b6-a45f-4c1c-8080-e93a192adccc","state":"failed","resource":"/api/v1/playlists/385f79b6-a45f-4c1c-8080-e93a192adccc","acceptedAt":"1970-01-01T00:00:00.000Z","finishedAt":"1970-01-01T00:00:01.000Z","reason":"a reason","links":{"self":"/api/v1/operations/585f79b6-a45f-4c1c-8080-e93a192adccc","documents":["/api/v1/playlists/385f79b6-a45f-4c1c-8080-e93a192adccc","/api/v1/channels/485f79b6-a45f-4c1c-8080-e93a192adccc"]}}"#;
+        assert_eq!(record.to_text(), expected);
+        assert_eq!(OperationRecord::parse(expected), Ok(record.clone()));
+        assert_eq!(parse_operation_path(&record.links.operation), Some(message.operation));
+
+        let mut commit = Commit::default();
+        record.put(&mut commit);
+        let Some(Change::Put { ttl_ms, .. }) = commit.changes.get(&keys::operation(message.operation)) else {
+            panic!("the record is written");
+        };
+        assert_eq!(*ttl_ms, Some(7 * 24 * 3_600 * 1_000));
+    }
+}

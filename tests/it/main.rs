@@ -24,3 +24,4 @@ mod startup;
 mod support;
 mod sweeps;
 mod waits;
+mod withdrawals;

@@ -98,7 +98,9 @@ async fn queues_and_their_messages_are_listed_and_shown() {
     let mut feed = TestFeed::start(NO_CONSUMER).await;
     assert_eq!(lines(&feed, "list").await, ["no queues"]);
     assert_eq!(document(&feed, "list").await, json!({"queues": []}));
-    expect_failure(&queue(&feed, "list writes").await, &["there is no queue writes"]);
+    expect_failure(&queue(&feed, "list other").await, &["there is no queue other"]);
+    assert_eq!(lines(&feed, "list writes").await, ["no messages"]);
+    assert_eq!(lines(&feed, "redrive --all").await, ["messages redriven: 0"]);
 
     let dead = dead_create(&mut feed).await;
     let client = feed.client();

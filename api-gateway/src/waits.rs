@@ -124,8 +124,7 @@ impl Desk {
 }
 
 impl Waiter {
-    /// The record of the operation once it has ended; none if that is not so in time, cannot be known, or the gateway
-    /// stops.
+    /// The record of the operation once it has ended; none if that is not known in time, or the gateway stops.
     pub(crate) async fn end(mut self, store: &FeedStore, until: Instant) -> Option<OperationRecord> {
         let closed = self.desk.closed.clone();
         let ended = async {
@@ -136,11 +135,11 @@ impl Waiter {
                     Ok(Some(_)) => {}
                     Ok(None) => return None,
                     Err(error) => {
+                        // When storage is back the watch begins anew, and wakes all.
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             "result of a queued write not read"
                         );
-                        return None;
                     }
                 }
                 self.woken.changed().await.ok()?;

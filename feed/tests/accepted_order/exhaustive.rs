@@ -321,7 +321,7 @@ fn every_history_of_five_writes_of_a_playlist_and_its_channel_ends_as_it_was_acc
         figures,
         Figures {
             histories: 221_458,
-            states: 26_660
+            states: 26_741
         }
     );
 }
@@ -345,7 +345,7 @@ fn every_history_of_four_writes_of_a_playlist_and_its_channel_bears_a_consumer_t
         figures,
         Figures {
             histories: 5_127_466,
-            states: 15_604
+            states: 15_611
         }
     );
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::service::Routes;
 
-use crate::support::{START_MS, store_args};
+use crate::support::{START_MS, eventually, store_args};
 
 /// A store and clients of its calls.
 pub(crate) struct InProcess {
@@ -62,8 +62,14 @@ impl InProcess {
 
     /// Asserts that the file is sound, tables and what they promise each other.
     pub(crate) async fn check(&mut self) {
-        let check = self.admin.integrity_check(v1::IntegrityCheckRequest {}).await;
-        let mut told = check.expect("a check begins").into_inner();
+        let mut begun = None;
+        eventually("a check begins", async || {
+            // One that somebody left may still be on its way out.
+            begun = self.admin.integrity_check(v1::IntegrityCheckRequest {}).await.ok();
+            begun.is_some()
+        })
+        .await;
+        let mut told = begun.expect("it has begun").into_inner();
         let mut problems = Vec::new();
         let mut finished = None;
         while let Some(part) = told.message().await.expect("the check goes on") {

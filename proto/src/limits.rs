@@ -106,6 +106,10 @@ pub const CONSUMERS_MAX: usize = 512;
 pub const CONSUME_HEARTBEAT: Duration = Duration::from_secs(10);
 /// A client of a `Consume` that takes nothing of what is there for it for so long is cut off.
 pub const CONSUME_STALL_MAX: Duration = Duration::from_secs(10);
+/// A `Consume` whose client let a lease run out is given nothing until the client is heard of, but no longer than this: one
+/// that is slow and holds nothing has nothing to say. Longer than the probes of an idle connection take to find out that
+/// its peer is frozen (30 s and 10 s), so that such a client is cut off first and is never given the same messages again.
+pub const CONSUME_DOUBT_MAX: Duration = Duration::from_secs(45);
 /// Most requests to settle that a `Consume` takes before it has answered the first of them; more wait at the client.
 pub const CONSUME_SETTLES_AHEAD_MAX: usize = 16;
 /// Longest delay of a new message.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use proto::limits::{
-    ANSWERS_BYTES_MAX, DELIVERIES_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_PAGES_BYTES_MAX, WATCH_STALL_MAX,
+    ANSWERS_BYTES_MAX, CONSUME_DOUBT_MAX, DELIVERIES_BYTES_MAX, SNAPSHOT_AGE_MAX, WATCH_PAGES_BYTES_MAX,
+    WATCH_STALL_MAX,
 };
 
 use crate::listen::ListenArgs;
@@ -80,6 +81,8 @@ pub struct StreamLimits {
     pub snapshot_age_max: Duration,
     /// A client of a `Watch` that takes nothing for so long is cut off.
     pub watch_stall_max: Duration,
+    /// A `Consume` whose client let a lease run out, and is not heard of, is given nothing for so long.
+    pub consume_doubt_max: Duration,
     /// Most that answers to calls may take in memory while their clients take them, in bytes.
     pub answers_bytes_max: usize,
     /// Most that deliveries of `Consume` streams may take so, in bytes.
@@ -93,6 +96,7 @@ impl Default for StreamLimits {
         Self {
             snapshot_age_max: SNAPSHOT_AGE_MAX,
             watch_stall_max: WATCH_STALL_MAX,
+            consume_doubt_max: CONSUME_DOUBT_MAX,
             answers_bytes_max: ANSWERS_BYTES_MAX,
             deliveries_bytes_max: DELIVERIES_BYTES_MAX,
             watch_pages_bytes_max: WATCH_PAGES_BYTES_MAX,

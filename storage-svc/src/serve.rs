@@ -7,6 +7,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use proto::limits::CONSUME_DOUBT_MAX;
 use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::kv_service_server::KvServiceServer;
 use proto::v1::queue_service_server::QueueServiceServer;
@@ -36,6 +37,10 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A probe not answered for this long closes the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    KEEP_ALIVE_INTERVAL.as_secs() + KEEP_ALIVE_TIMEOUT.as_secs() < CONSUME_DOUBT_MAX.as_secs(),
+    "a frozen consumer is cut off before it is given more"
+);
 /// A TLS handshake may take this long.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// What a peer may send ahead on one call, and on one connection, in bytes.

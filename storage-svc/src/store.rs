@@ -59,7 +59,7 @@ use self::effects::{Effects, Moment};
 use self::errand::Errands;
 pub use self::flow::Flow;
 use self::history::{Growth, Span};
-use self::job::{Answer, Job, Write};
+use self::job::{Job, Write};
 pub(crate) use self::kv::SCAN_KEYS_MAX;
 use self::lock::{LastClose, Lock};
 use self::readers::Readers;
@@ -98,6 +98,7 @@ struct Inner {
     places: Places,
     answers: Room,
     deliveries: Room,
+    consume_doubt_max: Duration,
     readers: Readers,
     watches: Watches,
     snapshots: Snapshots,
@@ -164,6 +165,7 @@ impl Store {
             places: Places::new(),
             answers: Room::new(args.streams.answers_bytes_max),
             deliveries: Room::new(args.streams.deliveries_bytes_max),
+            consume_doubt_max: args.streams.consume_doubt_max,
             readers,
             errands: Errands::new(&path),
             metrics: Metrics::new(shared.tally.group_sizes()),
@@ -299,8 +301,9 @@ impl Store {
 
     /// Settles leased messages, each for itself; results in order.
     pub async fn settle(&self, settlements: Vec<Settlement>, deadline: Deadline) -> Result<Vec<Settled>, StoreError> {
-        let settle = move |connection: &_, moment: Moment| queue::settle_each(connection, moment.now_ms, &settlements);
-        self.write(deadline, settle).await
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job::Write(Write::settle(settlements.into(), deadline, answer)))?;
+        answered.await.map_err(|_| StoreError::Closing)?
     }
 
     /// Leases messages, waiting for the first one: no longer than asked for, than the deadline lets it, or than until
@@ -420,6 +423,11 @@ impl Store {
     #[must_use]
     pub fn watch_pages_left_bytes(&self) -> usize {
         self.0.watches.pages_left_bytes()
+    }
+
+    /// How long a stream is in doubt whose client is not heard of.
+    fn consume_doubt_max(&self) -> Duration {
+        self.0.consume_doubt_max
     }
 
     /// Takes back messages that their receiver is not told of: ready again at once, the attempt not counted.

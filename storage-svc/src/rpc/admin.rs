@@ -191,6 +191,7 @@ fn limits(info: &StoreInfo) -> HashMap<String, u64> {
         ("dead_retention_seconds", limits::DEAD_RETENTION_MAX),
         ("consume_heartbeat_seconds", limits::CONSUME_HEARTBEAT),
         ("consume_stall_seconds", limits::CONSUME_STALL_MAX),
+        ("consume_doubt_seconds", limits::CONSUME_DOUBT_MAX),
         ("errand_stall_seconds", limits::ERRAND_STALL_MAX),
     ];
     let sizes = sizes.map(|(name, size)| (name, size as u64));

@@ -158,7 +158,7 @@ struct Talk {
     asking: Option<Asking>,
     /// Messages to be told next.
     parcel: Option<Parcel>,
-    /// The next message did not fit: no use to ask before this count of releases has changed.
+    /// The next message did not fit, or was not given: no use to ask before this count of releases has changed.
     crowded: Option<u64>,
     /// Settlements whose results are to be told, in order.
     settling: VecDeque<Settling>,
@@ -195,6 +195,7 @@ impl Talk {
                 return end;
             }
             let has_hand = self.hand.is_some();
+            let doubt_ends = self.consumer.doubt_ends().map(Instant::from_std);
             let listens =
                 !self.is_heard_out && self.unsent.is_none() && self.settling.len() < CONSUME_SETTLES_AHEAD_MAX;
             tokio::select! {
@@ -218,6 +219,7 @@ impl Talk {
                 () = std::future::ready(()), if has_hand && self.parcel.is_some() => self.deliver(),
                 request = requests.message(), if listens => self.hear(request?)?,
                 () = self.consumer.released() => {}
+                () = until(doubt_ends) => self.consumer.trust(),
                 () = tokio::time::sleep_until(self.said_at + CONSUME_HEARTBEAT), if has_hand => {
                     self.say(Letter::Response(convert::heartbeat()));
                 }
@@ -275,6 +277,7 @@ impl Talk {
             self.drain();
             return Ok(());
         };
+        self.consumer.trust();
         match convert::wish(request, self.store.seals()).map_err(status)? {
             Wish::Settle(settlements) => self.unsent = Some(settlements.into()),
             Wish::Drain => self.drain(),

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction};
 
 use super::effects::{Effects, Moment};
 use crate::error::StoreError;
-use crate::model::Deadline;
+use crate::model::{Deadline, Lease, Settlement};
 
 pub(super) const SET_STORE: &str = "update store set revision = ?, clock_ms = max(clock_ms, ?), \
      history_changes = history_changes + ?, history_bytes = history_bytes + ? where id = 0";
@@ -18,9 +18,16 @@ pub(super) struct Batch<'connection> {
     pub(super) now_ms: i64,
     pub(super) revision: u64,
     pub(super) effects: Effects,
+    /// Leases that clients named in settlements, whatever became of those: whoever holds them is there.
+    pub(super) named: Vec<Lease>,
 }
 
 impl Batch<'_> {
+    /// Notes whose client asks for something.
+    pub(super) fn hear(&mut self, settlements: &[Settlement]) {
+        self.named.extend(settlements.iter().map(|settlement| settlement.lease));
+    }
+
     /// Runs one request in a savepoint of its own; its effects count only if that holds.
     pub(super) fn attempt<T>(
         &mut self,

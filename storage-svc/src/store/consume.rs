@@ -1,7 +1,7 @@
 //! A stream's hold on its queue: asks for messages while its window has room, and gives back what is out when it ends.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::limits::{ANSWER_FREE_BYTES, CONSUMERS_MAX};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
@@ -11,7 +11,7 @@ use super::queue::{self, Lately};
 use super::room::Reserved;
 use super::waiting::{Asked, Claim, Claimed, Patience, Returns};
 use super::window::Window;
-use super::{Answer, Job, Store, Write};
+use super::{Job, Store, Write};
 use crate::error::StoreError;
 use crate::model::{Consume, Delivery, QueueName, Settled, Settlement};
 
@@ -129,7 +129,7 @@ impl Consumer {
         self.lease_ms
     }
 
-    /// Whether the window could hold one more message.
+    /// Whether the window could hold one more message, and would be given it.
     pub(crate) fn has_room(&self) -> bool {
         self.window.has_room()
     }
@@ -139,12 +139,23 @@ impl Consumer {
         self.window.is_empty()
     }
 
-    /// How often a message has left the window.
+    /// When the stream is no longer in doubt, whether or not its client is heard of; none if it is not in doubt.
+    pub(crate) fn doubt_ends(&self) -> Option<Instant> {
+        let since = self.window.in_doubt_since();
+        since.map(|since| since + self.store.consume_doubt_max())
+    }
+
+    /// The client is there, or is to be believed so: it is given messages again.
+    pub(crate) fn trust(&self) {
+        self.window.trust();
+    }
+
+    /// How often a message has left the window, or a doubt has ended.
     pub(crate) fn releases(&self) -> u64 {
         self.window.releases()
     }
 
-    /// Waits until a message leaves the window.
+    /// Waits until one of these happens.
     pub(crate) async fn released(&self) {
         self.window.released().await;
     }
@@ -177,10 +188,10 @@ impl Consumer {
 
     /// Sends settlements to the writer, behind those before.
     pub(crate) fn settle(&self, settlements: &Arc<[Settlement]>) -> Result<Settling, StoreError> {
-        let (answer, answered): (Answer<_>, _) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         let settlements = Arc::clone(settlements);
-        let settle = move |connection: &_, moment: Moment| queue::settle_each(connection, moment.now_ms, &settlements);
-        self.store.submit(Job::Write(Write::new(settle, None, answer)))?;
+        self.store
+            .submit(Job::Write(Write::settle(settlements, None, answer)))?;
         Ok(answered)
     }
 }
@@ -193,14 +204,14 @@ impl Drop for Consumer {
 }
 
 impl Asking {
-    /// The messages; none if the next one did not fit: then it is no use to ask before one has left, which it has if
-    /// the window's count of those is not the one told here.
+    /// The messages; none if the next one did not fit, or the stream is in doubt: then it is no use to ask before one has
+    /// left or the doubt has ended, which it has if the window's count of those is not the one told here.
     pub(crate) async fn answered(&mut self) -> Result<Vec<Delivery>, StoreError> {
         let answered = (&mut self.answered).await;
         Ok(answered.map_err(|_| StoreError::Closing)??.take())
     }
 
-    /// How often a message had left the window when this was asked.
+    /// How often that had happened when this was asked.
     pub(crate) fn releases(&self) -> u64 {
         self.releases
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::history::Growth;
+use crate::model::Lease;
 
 /// When a request runs, and on which state.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Effects {
     pub(super) timed: bool,
     /// Messages that are no longer leased.
     pub(super) released: Vec<u64>,
+    /// Leases among those that nobody settled in time.
+    pub(super) ran_out: Vec<Lease>,
     /// Queues that messages became ready in, or whose waiting callers must look again for another reason.
     pub(super) ready: BTreeSet<i64>,
     /// Changes of keys that it recorded or forgot.
@@ -48,6 +51,7 @@ impl Effects {
         self.revision = later.revision.or(self.revision);
         self.timed |= later.timed;
         self.released.extend(later.released);
+        self.ran_out.extend(later.ran_out);
         self.ready.extend(later.ready);
         self.history.add(later.history);
         self.forgotten.extend(later.forgotten);

@@ -1,14 +1,17 @@
 //! What the writer is asked to do, and how whoever asks is answered.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::batch::{Batch, in_time};
 use super::effects::{Effects, Moment};
+use super::queue;
 use super::room::Reserved;
 use super::waiting::Claim;
 use crate::error::StoreError;
-use crate::model::{Commit, Deadline, Outcome};
+use crate::model::{Commit, Deadline, Outcome, Settled, Settlement};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -60,6 +63,16 @@ impl Write {
         Self(Box::new(move |batch| {
             let result = in_time(deadline).and_then(|()| batch.attempt(work));
             Box::new(move |committed| drop(answer.send(committed.clone().and(result))))
+        }))
+    }
+
+    /// Settlements of a client, each for itself, not begun after `deadline`.
+    pub(super) fn settle(settlements: Arc<[Settlement]>, deadline: Deadline, answer: Answer<Vec<Settled>>) -> Self {
+        Self(Box::new(move |batch| {
+            batch.hear(&settlements);
+            let settle =
+                move |connection: &_, moment: Moment| queue::settle_each(connection, moment.now_ms, &settlements);
+            Self::new(settle, deadline, answer).0(batch)
         }))
     }
 }

@@ -27,10 +27,10 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// How much it asks for now.
-    pub(super) fn ask(&self) -> Ask {
+    /// How much it asks for now; none: it is given nothing.
+    pub(super) fn ask(&self) -> Option<Ask> {
         match &self.asked {
-            Asked::Once(ask) => *ask,
+            Asked::Once(ask) => Some(*ask),
             Asked::Window(window) => window.ask(),
         }
     }

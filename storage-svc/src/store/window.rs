@@ -2,9 +2,14 @@
 //!
 //! A message takes its place in the window when the commit that leased it is done, and leaves it when it is leased no
 //! more, whoever settled it. The writer alone does both, so that a window is never exceeded and never leaks.
+//!
+//! A lease that runs out makes room, but says that the client may be frozen: it would be given the same messages again
+//! and again, each time for a whole lease and one of their attempts. So its stream is in doubt, and given nothing, until
+//! the client is heard of, or a time is over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -32,8 +37,17 @@ pub(super) struct Window {
 struct Out {
     places: HashMap<u64, Place>,
     bytes: usize,
-    /// How often a message has left.
+    /// How often a message has left, or a doubt has ended: since then there may be room that was not there before.
     releases: u64,
+    doubt: Option<Doubt>,
+}
+
+/// Why a stream is given nothing.
+#[derive(Debug)]
+struct Doubt {
+    since: Instant,
+    /// What its client had when it was last heard of, and let run out: it may still name them.
+    lost: HashSet<Lease>,
 }
 
 /// One message that is out.
@@ -68,10 +82,10 @@ impl Window {
         self.queue_id
     }
 
-    /// As much as there is room for now.
-    pub(super) fn ask(&self) -> Ask {
+    /// As much as there is room for now; none while the stream is in doubt.
+    pub(super) fn ask(&self) -> Option<Ask> {
         let out = self.lock();
-        Ask {
+        out.doubt.is_none().then(|| Ask {
             messages_max: (self.messages_max - out.places.len()).min(DELIVERIES_MAX),
             bytes_max: DELIVERIES_BYTES,
             room: Some(Room {
@@ -79,25 +93,40 @@ impl Window {
                 is_whole: out.places.is_empty(),
             }),
             lease_ms: self.lease_ms,
-        }
+        })
     }
 
-    /// Whether a message could fit.
+    /// Whether a message could fit, and would be given.
     pub(super) fn has_room(&self) -> bool {
         let out = self.lock();
-        out.places.is_empty() || (out.places.len() < self.messages_max && out.bytes < self.bytes_max)
+        let fits = out.places.is_empty() || (out.places.len() < self.messages_max && out.bytes < self.bytes_max);
+        fits && out.doubt.is_none()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.lock().places.is_empty()
     }
 
-    /// How often a message has left so far.
+    /// Since when the stream is in doubt.
+    pub(super) fn in_doubt_since(&self) -> Option<Instant> {
+        self.lock().doubt.as_ref().map(|doubt| doubt.since)
+    }
+
+    /// Ends a doubt: the client is there, or is to be believed so.
+    pub(super) fn trust(&self) {
+        let mut out = self.lock();
+        if out.doubt.take().is_some() {
+            out.releases += 1;
+            self.released.notify_one();
+        }
+    }
+
+    /// How often a message has left so far, or a doubt has ended.
     pub(super) fn releases(&self) -> u64 {
         self.lock().releases
     }
 
-    /// Waits until a message leaves, or has left since the last wait. For one waiter.
+    /// Waits until that happens, or has happened since the last wait. For one waiter.
     pub(super) async fn released(&self) {
         self.released.notified().await;
     }
@@ -121,7 +150,30 @@ impl Window {
             leases.push(Lease { message_id, epoch });
         }
         out.bytes = 0;
+        out.doubt = None;
         rest
+    }
+
+    /// A lease ran out. Whether the stream is in doubt now and was not before; it is not if the client was never told.
+    fn doubt(&self, lease: Lease) -> bool {
+        let mut out = self.lock();
+        if !out.is_told(lease) {
+            return false;
+        }
+        let is_new = out.doubt.is_none();
+        let doubt = out.doubt.get_or_insert_with(|| Doubt {
+            since: Instant::now(),
+            lost: HashSet::new(),
+        });
+        doubt.lost.insert(lease);
+        is_new
+    }
+
+    /// Whether a client that names this lease is the one that is doubted.
+    fn doubts(&self, lease: Lease) -> bool {
+        let out = self.lock();
+        let doubt = out.doubt.as_ref();
+        doubt.is_some_and(|doubt| doubt.lost.contains(&lease) || out.is_told(lease))
     }
 
     fn hold(&self, delivery: &Delivery) {
@@ -150,27 +202,57 @@ impl Window {
     }
 }
 
-/// Which window each message is out through: at most a full window of each stream.
+impl Out {
+    fn is_told(&self, lease: Lease) -> bool {
+        let place = self.places.get(&lease.message_id);
+        place.is_some_and(|place| place.told && place.epoch == lease.epoch)
+    }
+}
+
+/// The windows that anything is out through.
 #[derive(Debug, Default)]
-pub(super) struct Holders(HashMap<u64, Arc<Window>>);
+pub(super) struct Holders {
+    /// Which window each message is out through: at most a full window of each stream.
+    windows: HashMap<u64, Arc<Window>>,
+    /// Those in doubt, and some that were.
+    doubted: Vec<Arc<Window>>,
+}
 
 impl Holders {
     /// Messages were leased through a window.
     pub(super) fn hold(&mut self, window: &Arc<Window>, deliveries: &[Delivery]) {
         for delivery in deliveries {
-            self.0.insert(delivery.lease.message_id, Arc::clone(window));
+            self.windows.insert(delivery.lease.message_id, Arc::clone(window));
             window.hold(delivery);
+        }
+    }
+
+    /// Leases ran out, and others or the same were named by clients since: to be told before those messages are released,
+    /// and before anybody is served.
+    pub(super) fn doubt(&mut self, ran_out: &[Lease], named: &[Lease]) {
+        self.doubted.retain(|window| window.in_doubt_since().is_some());
+        for lease in ran_out {
+            if let Some(window) = self.windows.get(&lease.message_id)
+                && window.doubt(*lease)
+            {
+                self.doubted.push(Arc::clone(window));
+            }
+        }
+        for window in &self.doubted {
+            if named.iter().any(|lease| window.doubts(*lease)) {
+                window.trust();
+            }
         }
     }
 
     /// Messages are leased no more.
     pub(super) fn release(&mut self, message_ids: &[u64]) {
         // Most messages are out through no window at all.
-        if self.0.is_empty() {
+        if self.windows.is_empty() {
             return;
         }
         for message_id in message_ids {
-            if let Some(window) = self.0.remove(message_id) {
+            if let Some(window) = self.windows.remove(message_id) {
                 window.release(*message_id);
             }
         }

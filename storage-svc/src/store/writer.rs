@@ -323,6 +323,7 @@ impl Writer {
             now_ms,
             revision: self.revision,
             effects: Effects::default(),
+            named: Vec::new(),
         };
         let mut own_work = Ok(());
         if own.is_due {
@@ -344,6 +345,8 @@ impl Writer {
             run(job, &mut batch, self.batch, &mut self.lines, &mut asked, answers);
         }
         asked.extend(&batch.effects.ready);
+        // Not kept for the commit: that a client lets a lease run out, or is heard of, is so whatever becomes of the batch.
+        self.holders.doubt(&batch.effects.ran_out, &batch.named);
         self.hungry = serve(&mut batch, &mut self.lines, &asked, &mut self.serve_from, answers);
         if own.collects {
             let collected = batch.attempt(|connection, moment| collect::collect(connection, moment, COLLECT_ROWS_MAX));
@@ -455,6 +458,7 @@ fn run(
             answer,
             room,
         } => {
+            batch.hear(&commit.settlements);
             let result = in_time(deadline)
                 .and_then(|()| batch.attempt(|connection, moment| commit::commit(connection, moment, &commit)));
             answers.push(Pending::Commit(answer, result));
@@ -510,7 +514,11 @@ fn serve(
                 left.insert(queue_id);
                 break;
             }
-            let ask = waiter.claim.ask();
+            let Some(ask) = waiter.claim.ask() else {
+                // In doubt: what it would be given is for those behind it. It asks again.
+                answers.push(Pending::Claim(waiter.claim, Ok(Vec::new())));
+                continue;
+            };
             let claimed = batch.attempt(|connection, moment| queue::claim(connection, moment.now_ms, queue_id, ask));
             match claimed {
                 Ok(taken) if taken.deliveries.is_empty() && !taken.is_crowded => {

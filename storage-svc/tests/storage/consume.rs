@@ -12,12 +12,13 @@ use proto::v1::consume_response::Body as Told;
 use proto::v1::queue_service_client::QueueServiceClient;
 use proto::v1::settlement::Action;
 use proto::v1::settlement_result::Status as Settled;
+use runtime::clock::Clock;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Service, message, receive, refused, seconds, settlement, within};
+use crate::support::{START_MS, Service, message, receive, refused, seconds, settlement, within};
 
 fn ack() -> Action {
     Action::Ack(v1::settlement::Ack {})
@@ -190,8 +191,11 @@ async fn the_window_is_never_exceeded_and_is_refilled_whoever_settles() {
     assert_eq!(stream.settled().await, [Settled::Ok]);
     figures(&mut service, [31, 0, 5, 0]).await;
 
-    // By the lease's end: those four wait for their back-off, and four others come.
+    // By the lease's end: those four wait for their back-off, and four others come once the client is heard of.
     service.clock.advance_ms(30_000);
+    figures(&mut service, [31, 4, 1, 0]).await;
+    stream.settle(&[&out[1].receipt], ack()).await;
+    assert_eq!(stream.settled().await, [Settled::Stale]);
     let again = stream.take(4).await;
     assert!(ids(&again).iter().all(|id| !ids(&out).contains(id)));
     figures(&mut service, [27, 4, 5, 0]).await;
@@ -211,6 +215,175 @@ async fn the_window_is_never_exceeded_and_is_refilled_whoever_settles() {
         "the oldest that is ready is the one that was put back"
     );
     figures(&mut service, [26, 4, 5, 1]).await;
+    drop(stream);
+    service.stop().await;
+}
+
+/// A service whose streams are in doubt for so long.
+async fn doubting(doubt_max: Duration) -> Service {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let clock = Clock::manual(START_MS);
+    Service::start_with(folder, clock, |args| args.streams.consume_doubt_max = doubt_max).await
+}
+
+/// How a client is heard of.
+#[derive(Clone, Copy, Debug)]
+enum Heard {
+    OwnOnStream,
+    AnothersOnStream,
+    Settle,
+    Extend,
+    Commit,
+}
+
+#[tokio::test]
+async fn a_stream_that_let_a_lease_run_out_is_given_nothing_until_its_client_is_heard_of() {
+    let ways = [
+        Heard::OwnOnStream,
+        Heard::AnothersOnStream,
+        Heard::Settle,
+        Heard::Extend,
+        Heard::Commit,
+    ];
+    for heard in ways {
+        let mut service = doubting(Duration::from_hours(1)).await;
+        fill(&mut service, 2).await;
+        let mut stream = Stream::open(&mut service, window(4)).await;
+        let out = stream.take(2).await;
+        let extend = Action::Extend(v1::settlement::Extend {
+            lease: Some(seconds(3_600)),
+        });
+        assert_eq!(service.settle(&out[1].receipt, extend.clone()).await, Settled::Ok);
+        service.clock.advance_ms(30_000);
+        figures(&mut service, [0, 1, 1, 0]).await;
+
+        // It stands first in the line, and others have what comes at once; one that nobody takes stays ready.
+        let mut other = Stream::open(&mut service, window(2)).await;
+        fill(&mut service, 2).await;
+        let others = other.take(2).await;
+        fill(&mut service, 1).await;
+        service.clock.advance_ms(1_200);
+        figures(&mut service, [2, 0, 3, 0]).await;
+
+        match heard {
+            // What it held is lost, and not its to settle; that it tries is enough.
+            Heard::OwnOnStream => {
+                stream.settle(&[&out[0].receipt], ack()).await;
+                assert_eq!(stream.settled().await, [Settled::Stale]);
+            }
+            Heard::AnothersOnStream => {
+                let extend = Action::Extend(v1::settlement::Extend {
+                    lease: Some(seconds(30)),
+                });
+                stream.settle(&[&others[0].receipt], extend).await;
+                assert_eq!(stream.settled().await, [Settled::Ok]);
+            }
+            Heard::Settle => assert_eq!(service.settle(&out[0].receipt, ack()).await, Settled::Stale),
+            Heard::Extend => assert_eq!(service.settle(&out[1].receipt, extend).await, Settled::Ok),
+            Heard::Commit => {
+                let commit = v1::CommitRequest {
+                    settlements: vec![settlement(&out[0].receipt, ack())],
+                    ..Default::default()
+                };
+                let answer = service.kv.commit(commit).await.expect("it is judged").into_inner();
+                let refused = matches!(answer.outcome, Some(v1::commit_response::Outcome::Conflict(_)));
+                assert!(refused, "{answer:?}");
+            }
+        }
+        let again = stream.take(2).await;
+        let attempts: Vec<_> = again.iter().map(|delivery| content(delivery).attempt).collect();
+        assert_eq!((ids(&again), attempts), (vec![1, 5], vec![2, 1]), "{heard:?}");
+        figures(&mut service, [0, 0, 5, 0]).await;
+        drop((stream, other));
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_others_settle_says_nothing_of_a_stream_in_doubt() {
+    let mut service = doubting(Duration::from_hours(1)).await;
+    fill(&mut service, 1).await;
+    let mut stream = Stream::open(&mut service, window(1)).await;
+    let out = stream.take(1).await;
+    service.clock.advance_ms(30_000);
+    figures(&mut service, [0, 1, 0, 0]).await;
+    // The same message, under another lease.
+    service.clock.advance_ms(1_200);
+    let elsewhere = service.receive().await;
+    assert_eq!((ids(&elsewhere), content(&elsewhere[0]).attempt), (ids(&out), 2));
+    fill(&mut service, 1).await;
+    assert_eq!(service.settle(&elsewhere[0].receipt, ack()).await, Settled::Ok);
+    // Many times longer than a stream that has room is without what is ready.
+    for _ in 0..50 {
+        figures(&mut service, [1, 0, 0, 0]).await;
+    }
+    // Its first message is gone by now, and still its own to name.
+    assert_eq!(service.settle(&out[0].receipt, ack()).await, Settled::Gone);
+    assert_eq!(content(&stream.take(1).await[0]).attempt, 1);
+    drop(stream);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_ready_as_its_lease_runs_out_does_not_go_back_to_the_silent() {
+    let mut service = doubting(Duration::from_hours(1)).await;
+    let create = v1::CreateQueueRequest {
+        name: "q".to_owned(),
+        settings: Some(v1::QueueSettings {
+            backoff: Some(v1::BackoffPolicy {
+                initial: Some(seconds(0)),
+                max: Some(seconds(0)),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+    };
+    service.queue.create_queue(create).await.expect("it is made");
+    fill(&mut service, 1).await;
+    // With room for another it stands in the line when the lease runs out.
+    let mut stream = Stream::open(&mut service, window(2)).await;
+    let out = stream.take(1).await;
+    service.clock.advance_ms(30_000);
+    figures(&mut service, [1, 0, 0, 0]).await;
+    let elsewhere = service.receive().await;
+    assert_eq!((ids(&elsewhere), content(&elsewhere[0]).attempt), (ids(&out), 2));
+    drop(stream);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_is_not_heard_of_is_not_left_alone_for_ever() {
+    let doubt_max = Duration::from_millis(500);
+    let mut service = doubting(doubt_max).await;
+    fill(&mut service, 2).await;
+    let mut stream = Stream::open(&mut service, window(1)).await;
+    assert_eq!(ids(&stream.take(1).await), [1]);
+    // The first is still in its back-off when the second is given, and ready again long before the second is lost.
+    for id in [2, 1] {
+        let began = Instant::now();
+        service.clock.advance_ms(30_000);
+        assert_eq!(ids(&stream.take(1).await), [id]);
+        assert!(began.elapsed() >= doubt_max, "{:?}", began.elapsed());
+    }
+    drop(stream);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_is_not_in_doubt_for_what_its_client_was_never_told_of() {
+    let mut service = doubting(Duration::from_hours(1)).await;
+    fill(&mut service, 1).await;
+    // In memory, because nothing is sent there before the client takes it.
+    let mut queue = QueueServiceClient::new(storage_svc::routes(service.store()));
+    let mut stream = Stream::begin(&mut queue).await.expect("there is a place");
+    stream.ask(Ask::Open(window(1))).await;
+    assert!(matches!(stream.next().await, Ok(Some(Told::Opened(_)))));
+    figures(&mut service, [0, 0, 1, 0]).await;
+    service.clock.advance_ms(30_000);
+    figures(&mut service, [0, 1, 0, 0]).await;
+    service.clock.advance_ms(1_200);
+    figures(&mut service, [1, 0, 0, 0]).await;
+    assert_eq!(content(&stream.take(1).await[0]).attempt, 2);
     drop(stream);
     service.stop().await;
 }

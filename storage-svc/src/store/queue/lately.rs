@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use crate::error::StoreError;
-use crate::model::MessageState;
+use crate::model::{Lease, MessageState};
 use crate::store::effects::{Effects, Forgotten};
 
 const COUNT: &str = "update queue set delayed = delayed + ?, ready = ready + ?, leased = leased + ?, dead = dead + ?, \
@@ -43,6 +43,11 @@ impl Lately {
     pub(super) fn moves(&mut self, queue_id: i64, message_id: i64, from: MessageState, to: MessageState) {
         self.leaves(queue_id, message_id, from);
         self.enters(queue_id, to);
+    }
+
+    /// Nobody settled a message in time.
+    pub(super) fn runs_out(&mut self, lease: Lease) {
+        self.effects.ran_out.push(lease);
     }
 
     /// The file is changed in a way that no figure shows.

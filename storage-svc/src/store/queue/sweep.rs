@@ -7,7 +7,7 @@ use super::lately::Lately;
 use super::message::Message;
 use super::settle::{Retry, retry_later};
 use crate::error::StoreError;
-use crate::model::MessageState;
+use crate::model::{Lease, MessageState};
 use crate::store::effects::Effects;
 
 /// What `last_error` says of a lease that nobody settled in time.
@@ -37,6 +37,10 @@ pub(in crate::store) fn sweep(
         .query_map((now_ms, messages_max), Message::read)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     for held in leases_out {
+        lately.runs_out(Lease {
+            message_id: held.id.cast_unsigned(),
+            epoch: held.epoch.cast_unsigned(),
+        });
         let retry = Retry {
             ended_ms: held.due_ms,
             now_ms,

@@ -18,7 +18,6 @@ use crate::model::{
     QueueName, Settled, Settlement, With,
 };
 use crate::store::batch::SET_STORE;
-use crate::store::effects::Moment;
 use crate::store::kv;
 use crate::store::room::Room;
 use crate::store::waiting::{Ask, Asked, Patience, Returns};
@@ -97,8 +96,7 @@ impl Bench {
 
     fn settle(&self, settlements: Vec<Settlement>) -> Answered<Result<Vec<Settled>, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        let settle = move |connection: &_, moment: Moment| queue::settle_each(connection, moment.now_ms, &settlements);
-        self.queue(Job::Write(Write::new(settle, None, answer)));
+        self.queue(Job::Write(Write::settle(settlements.into(), None, answer)));
         answered
     }
 

@@ -96,6 +96,7 @@ fn a_queue_that_a_bound_left_over_is_served_first_in_the_next_batch() {
         now_ms: 1_000_000,
         revision: 0,
         effects: Effects::default(),
+        named: Vec::new(),
     };
     let mut serve_from = 0;
     let both = BTreeSet::from([1, 2]);

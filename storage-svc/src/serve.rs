@@ -134,6 +134,10 @@ impl Connections {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(PART_BYTES)
+            // A service that was held up finds many calls at once that their clients have given up meanwhile. With the
+            // 20 that are usual it would end the connection, and all that is well on it. A call that is given up before it
+            // is begun takes no more room than one that is under way, of which there may be as many.
+            .max_pending_accept_reset_streams(STREAMS_MAX as usize)
             .max_concurrent_streams(STREAMS_MAX);
         Self {
             routes,
@@ -231,6 +235,43 @@ mod tests {
         let (peer, stream) = tokio::io::duplex(64 * 1024);
         connections.serve(async { Some(stream) });
         (connections, peer)
+    }
+
+    /// Whether a connection stands after its peer began so many calls and gave each of them up, all at once.
+    async fn bears(given_up: u32) -> bool {
+        // Method, scheme and path, as HPACK writes the usual ones.
+        const CALL: &[u8] = &[0x83, 0x86, 0x84];
+        const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0givingup";
+        let mut sent = GREETING.to_vec();
+        for number in 0..given_up {
+            let stream = (2 * number + 1).to_be_bytes();
+            sent.extend([&[0, 0, 3, 1, 4], &stream[..], CALL].concat());
+            sent.extend([&[0, 0, 4, 3, 0], &stream[..], &8_u32.to_be_bytes()].concat());
+        }
+        sent.extend(PING);
+        let (_connections, mut peer) = connect();
+        peer.write_all(&sent).await.expect("it is taken");
+        // Frame by frame, until the ping is answered or the connection is ended.
+        loop {
+            let mut head = [0; 9];
+            if peer.read_exact(&mut head).await.is_err() {
+                return false;
+            }
+            let bytes = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; bytes];
+            peer.read_exact(&mut payload).await.expect("a frame is whole");
+            match head[3] {
+                6 if payload == b"givingup" => return true,
+                7 => return false,
+                _ => {}
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_calls_can_be_given_up_at_once_as_can_be_under_way() {
+        assert!(bears(STREAMS_MAX).await);
+        assert!(!bears(STREAMS_MAX + 1).await, "there is an end");
     }
 
     /// How long a peer that sends this and no more keeps its connection.

@@ -300,6 +300,27 @@ async fn a_stream_that_let_a_lease_run_out_is_given_nothing_until_its_client_is_
 }
 
 #[tokio::test]
+async fn a_client_whose_settlement_finds_out_that_its_lease_has_run_out_is_heard_of() {
+    let mut service = doubting(Duration::from_hours(1)).await;
+    for on_stream in [true, false] {
+        fill(&mut service, 2).await;
+        let mut stream = Stream::open(&mut service, window(1)).await;
+        let out = stream.take(1).await;
+        // The writer stands still until it is asked for something, or for a second.
+        service.clock.advance_ms(30_000);
+        if on_stream {
+            stream.settle(&[&out[0].receipt], ack()).await;
+            assert_eq!(stream.settled().await, [Settled::Stale]);
+        } else {
+            assert_eq!(service.settle(&out[0].receipt, ack()).await, Settled::Stale);
+        }
+        assert_ne!(ids(&stream.take(1).await), ids(&out));
+        drop(stream);
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn what_others_settle_says_nothing_of_a_stream_in_doubt() {
     let mut service = doubting(Duration::from_hours(1)).await;
     fill(&mut service, 1).await;

@@ -1,8 +1,10 @@
-//! What a consumer tells a collector of figures: what became of messages, how long each took, and what waits.
+//! What a consumer tells a collector of figures: what became of messages, how long each took, what waits, and what sweeps
+//! found.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use feed_store::Swept;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
@@ -62,6 +64,14 @@ impl Outcome {
     }
 }
 
+/// What a sweep found of an operation, and did about it.
+const ENQUEUED: &str = "enqueued";
+const FAILED: &str = "failed";
+const SUPERSEDED: &str = "superseded";
+/// How a sweep ended.
+const DONE: &str = "done";
+const GAVE_UP: &str = "gave_up";
+
 /// The figures that are counted as things happen; clones count the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics(Arc<Counted>);
@@ -69,6 +79,8 @@ pub(crate) struct Metrics(Arc<Counted>);
 #[derive(Debug)]
 struct Counted {
     messages: Family<OutcomeLabels, Counter>,
+    sweeps: Family<OutcomeLabels, Counter>,
+    swept: Family<OutcomeLabels, Counter>,
     seconds: Histogram,
     waiting: Gauge,
     in_flight: Gauge,
@@ -93,11 +105,9 @@ pub(crate) struct InFlight {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let messages = Family::<OutcomeLabels, Counter>::default();
-        // There from the start: what appears at its first loss has no rate before.
-        for outcome in Outcome::ALL {
-            drop(messages.get_or_create(&labels(outcome)));
-        }
+        let messages = counters(Outcome::ALL.map(Outcome::name));
+        let sweeps = counters([DONE, GAVE_UP, FAILED]);
+        let swept = counters([ENQUEUED, FAILED, SUPERSEDED]);
         let seconds = Histogram::new(SECONDS);
         let (waiting, in_flight) = (Gauge::default(), Gauge::default());
         let mut registry = Registry::with_prefix(PREFIX);
@@ -122,8 +132,20 @@ impl Metrics {
             "Messages that are being worked on",
             in_flight.clone(),
         );
+        registry.register(
+            "sweeps",
+            "Looks for writes that nobody is at work on, by how they ended",
+            sweeps.clone(),
+        );
+        registry.register(
+            "swept",
+            "Operations that sweeps found without anybody at work on them, by what became of them",
+            swept.clone(),
+        );
         Self(Arc::new(Counted {
             messages,
+            sweeps,
+            swept,
             seconds,
             waiting,
             in_flight,
@@ -148,7 +170,24 @@ impl Metrics {
 
     /// A message has ended so.
     pub(crate) fn ended(&self, outcome: Outcome) {
-        self.0.messages.get_or_create(&labels(outcome)).inc();
+        self.0.messages.get_or_create(&labels(outcome.name())).inc();
+    }
+
+    /// A sweep came to this, and to its end or not.
+    pub(crate) fn swept(&self, swept: &Swept, is_done: bool) {
+        let ended = match swept {
+            _ if !is_done => FAILED,
+            Swept { gave_up: true, .. } => GAVE_UP,
+            _ => DONE,
+        };
+        self.0.sweeps.get_or_create(&labels(ended)).inc();
+        for (outcome, count) in [
+            (ENQUEUED, swept.enqueued),
+            (FAILED, swept.failed),
+            (SUPERSEDED, swept.superseded),
+        ] {
+            self.0.swept.get_or_create(&labels(outcome)).inc_by(count as u64);
+        }
     }
 
     /// All figures as OpenMetrics text, without its end. The age of the oldest message that is ready is left out if it is
@@ -189,8 +228,15 @@ impl Drop for InFlight {
     }
 }
 
-fn labels(outcome: Outcome) -> OutcomeLabels {
-    OutcomeLabels {
-        outcome: outcome.name(),
+/// Counters that are there from the start: what appears at its first loss has no rate before.
+fn counters<const N: usize>(outcomes: [&'static str; N]) -> Family<OutcomeLabels, Counter> {
+    let family = Family::<OutcomeLabels, Counter>::default();
+    for outcome in outcomes {
+        drop(family.get_or_create(&labels(outcome)));
     }
+    family
+}
+
+fn labels(outcome: &'static str) -> OutcomeLabels {
+    OutcomeLabels { outcome }
 }

@@ -76,7 +76,7 @@ impl Consumer {
     /// Applies messages until `shutdown`, then finishes what it began, for at most [`DRAIN_MAX`], and hands back the rest.
     /// Beside that it looks after writes that have lost their messages.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let sweeping = sweep::run(self.store(), self.clock(), &shutdown);
+        let sweeping = sweep::run(self.store(), self.clock(), self.metrics(), &shutdown);
         tokio::join!(self.work(shutdown.clone()), sweeping);
     }
 

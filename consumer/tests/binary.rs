@@ -70,6 +70,13 @@ fn it_says_how_it_is_on_a_port() {
         let figure = format!("\nconsumer_messages_total{{outcome=\"{outcome}\"}} 0\n");
         assert!(metrics.contains(&figure), "{metrics}");
     }
+    for figure in ["enqueued", "failed", "superseded"].map(|outcome| format!("swept_total{{outcome=\"{outcome}\"}}")) {
+        assert!(metrics.contains(&format!("\nconsumer_{figure} 0\n")), "{metrics}");
+    }
+    for outcome in ["done", "gave_up", "failed"] {
+        let figure = format!("\nconsumer_sweeps_total{{outcome=\"{outcome}\"}} ");
+        assert!(metrics.contains(&figure), "{metrics}");
+    }
     assert!(metrics.contains("\nconsumer_stream_open 0\n"), "{metrics}");
     // Nobody can be asked for it.
     assert!(!metrics.contains("oldest_ready"), "{metrics}");

@@ -21,7 +21,7 @@ pub use items::ItemList;
 pub use lists::{DocumentList, Page};
 pub use load::{Links, STATE_BYTES_MAX};
 pub use operations::{OperationNews, OperationWatch, WithdrawError};
-pub use sweep::{SWEEP_MESSAGES_MAX, SWEEP_VERSIONS_MAX, SweepPlace, Swept};
+pub use sweep::{SWEEP_MESSAGES_MAX, SWEEP_RECORD_AGE_MIN, SWEEP_RECORDS_MAX, SWEEP_VERSIONS_MAX, SweepPlace, Swept};
 
 use proto::client::{ClientError, StorageClient};
 

@@ -92,6 +92,16 @@ impl OperationRecord {
         commit.put_for(keys::operation(self.id), self.to_text(), OPERATION_KEPT_MS);
     }
 
+    /// The message that names the operation, as it was enqueued.
+    pub fn message(&self) -> Result<OperationMessage, Malformed> {
+        let documents = self.links.documents.iter().map(|path| parse_resource_path(path));
+        Ok(OperationMessage {
+            operation: self.id,
+            accepted_at: self.accepted_at.clone(),
+            documents: documents.collect::<Option<_>>().ok_or(Malformed("operation record"))?,
+        })
+    }
+
     /// As stored and as answered.
     #[must_use]
     pub fn to_text(&self) -> String {
@@ -130,13 +140,27 @@ impl OperationMessage {
     }
 }
 
+const PLAYLISTS: &str = "/api/v1/playlists/";
+const CHANNELS: &str = "/api/v1/channels/";
+
 /// Where the REST API serves a document.
 #[must_use]
 pub fn resource_path(document: DocumentKey) -> String {
     match document.kind {
-        Kind::Playlist => format!("/api/v1/playlists/{}", document.id),
-        Kind::Channel => format!("/api/v1/channels/{}", document.id),
+        Kind::Playlist => format!("{PLAYLISTS}{}", document.id),
+        Kind::Channel => format!("{CHANNELS}{}", document.id),
     }
+}
+
+fn parse_resource_path(path: &str) -> Option<DocumentKey> {
+    let (kind, id) = match path.strip_prefix(PLAYLISTS) {
+        Some(id) => (Kind::Playlist, id),
+        None => (Kind::Channel, path.strip_prefix(CHANNELS)?),
+    };
+    Some(DocumentKey {
+        kind,
+        id: id.parse().ok()?,
+    })
 }
 
 const OPERATIONS: &str = "/api/v1/operations/";
@@ -200,6 +224,9 @@ mod tests {
         let expected = r#"{"id":"585f79b6-a45f-4c1c-8080-e93a192adccc","state":"failed","resource":"/api/v1/playlists/385f79b6-a45f-4c1c-8080-e93a192adccc","acceptedAt":"1970-01-01T00:00:00.000Z","finishedAt":"1970-01-01T00:00:01.000Z","reason":"a reason","links":{"self":"/api/v1/operations/585f79b6-a45f-4c1c-8080-e93a192adccc","documents":["/api/v1/playlists/385f79b6-a45f-4c1c-8080-e93a192adccc","/api/v1/channels/485f79b6-a45f-4c1c-8080-e93a192adccc"]}}"#;
         assert_eq!(record.to_text(), expected);
         assert_eq!(OperationRecord::parse(expected), Ok(record.clone()));
+        assert_eq!(record.message(), Ok(message.clone()));
+        let other = OperationRecord::parse(&expected.replace("/channels/", "/others/")).expect("strings");
+        assert_eq!(other.message(), Err(Malformed("operation record")));
         assert_eq!(parse_operation_path(&record.links.operation), Some(message.operation));
 
         let mut commit = Commit::default();

@@ -5,7 +5,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use consumer::{DRAIN_MAX, NotReady, Settings};
-use feed::operation::OperationState;
+use feed::commit::Commit;
+use feed::operation::{OperationMessage, OperationRecord, OperationState};
+use feed_store::WRITE_QUEUE;
 use proto::v1;
 use proto::v1::settlement::{Ack, Action};
 use proto::v1::settlement_result::Status;
@@ -73,6 +75,109 @@ async fn one_that_is_too_slow_every_time_fails_in_the_end_and_holds_up_nobody() 
         (9, "not done within 100 ms")
     );
     assert_eq!(running.ended("put_back").await, 8);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_the_queue_gave_up_fails_its_operation_until_it_is_redriven() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let update = v1::UpdateQueueRequest {
+        name: WRITE_QUEUE.to_owned(),
+        settings: Some(v1::QueueSettings {
+            max_attempts: Some(1),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    store
+        .queue
+        .clone()
+        .update_queue(update)
+        .await
+        .expect("the queue is there");
+    let queued = store.write().await;
+    let receive = v1::ReceiveRequest {
+        queue: WRITE_QUEUE.to_owned(),
+        lease: Some(SHORT.try_into().expect("it is short")),
+        ..Default::default()
+    };
+    let received = store.aside.client().receive(receive).await;
+    assert_eq!(received.expect("the store is there").len(), 1);
+    eventually("its lease runs out", async || match store.messages().await.as_slice() {
+        [message] if message.state() == v1::MessageState::Dead => Ok(()),
+        messages => Err(format!("{messages:?}")),
+    })
+    .await;
+    assert_eq!(store.state(queued).await, OperationState::Accepted);
+
+    let running = store.consumer(settings());
+    let record = store.record(queued).await;
+    assert_eq!(record.state, OperationState::Failed);
+    assert_eq!(
+        record.reason.as_deref(),
+        Some("attempts exhausted; last: the lease ran out")
+    );
+    running.becomes("consumer_swept_total{outcome=\"failed\"}", "1").await;
+    running.becomes("consumer_sweeps_total{outcome=\"done\"}", "1").await;
+
+    let message = OperationMessage::parse(store.messages().await[0].text().expect("text"));
+    let message = message.expect("our own");
+    store.aside.accept_again(&message).await.expect("the store is there");
+    let redriven = store.aside.client().redrive(WRITE_QUEUE, Vec::new()).await;
+    assert_eq!(redriven.expect("the store is there").moved, 1);
+    store.applied(queued).await;
+    assert_eq!(store.record(queued).await.state, OperationState::Applied);
+    running.stop().await;
+}
+
+/// Its message was deleted by hand, and nothing waits to be applied.
+#[tokio::test]
+async fn what_owns_nothing_and_has_no_message_is_recorded_as_superseded() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let older = store.write().await;
+    let message = OperationMessage::parse(store.messages().await[0].text().expect("text"));
+    let mut commit = Commit::default();
+    let long_ago = OperationMessage {
+        accepted_at: "2025-06-03T17:01:00.000Z".to_owned(),
+        ..message.expect("our own")
+    };
+    OperationRecord::new(&long_ago, OperationState::Accepted).put(&mut commit);
+    let committed = store.aside.commit(commit, Vec::new()).await;
+    committed.expect("the store is there");
+    let purged = store
+        .aside
+        .client()
+        .purge(WRITE_QUEUE, vec![], &[v1::MessageState::Ready]);
+    assert_eq!(purged.await.expect("the store is there").deleted, 1);
+    let newer = store.write_again(older.id).await;
+    let consumer = store.idle_consumer(settings());
+    assert_eq!(consumer.drain().await.expect("the store is there"), 1);
+    assert_eq!(store.record(newer).await.state, OperationState::Applied);
+    assert_eq!(store.state(older).await, OperationState::Accepted);
+
+    let running = store.consumer(settings());
+    assert_eq!(store.record(older).await.state, OperationState::Superseded);
+    running
+        .becomes("consumer_swept_total{outcome=\"superseded\"}", "1")
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_sweep_that_fails_is_counted() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let lost = store.write().await;
+    let purged = store
+        .aside
+        .client()
+        .purge(WRITE_QUEUE, vec![], &[v1::MessageState::Ready]);
+    assert_eq!(purged.await.expect("the store is there").deleted, 1);
+    store.fate(|fate| fate.refused = vec!["ListMessages"]);
+    let running = store.consumer(settings());
+    running.becomes("consumer_sweeps_total{outcome=\"failed\"}", "1").await;
+    assert_eq!(store.state(lost).await, OperationState::Accepted);
+    running.becomes("consumer_sweeps_total{outcome=\"done\"}", "0").await;
+    running.becomes("consumer_swept_total{outcome=\"enqueued\"}", "0").await;
     running.stop().await;
 }
 

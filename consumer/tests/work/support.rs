@@ -12,8 +12,8 @@ use feed::accept::{Write, commit_queued};
 use feed::document::Document;
 use feed::id::{DocumentId, DocumentKey, Kind};
 use feed::keys;
-use feed::operation::OperationRecord;
-use feed::state::{Content, DocumentState, OperationId, Origin, Refs, State, Version};
+use feed::operation::{OperationRecord, OperationState};
+use feed::state::{Content, OperationId, Origin, Refs, State, Version};
 use feed_store::{FeedStore, Outcome, WRITE_QUEUE};
 use futures_util::StreamExt as _;
 use proto::client::StorageClient;
@@ -137,7 +137,11 @@ impl TestStore {
 
     /// Queues a playlist.
     pub(crate) async fn write(&self) -> Queued {
-        let id = DocumentId::random(&mut rand::rng());
+        self.write_again(DocumentId::random(&mut rand::rng())).await
+    }
+
+    /// Queues another version of a playlist.
+    pub(crate) async fn write_again(&self, id: DocumentId) -> Queued {
         let operation = DocumentId::random(&mut rand::rng()).uuid();
         let text =
             format!(r#"{{"id":"{id}","slug":"s-{id}","created":"2025-06-03T17:01:00.000Z","items":[],"title":"A"}}"#);
@@ -146,8 +150,10 @@ impl TestStore {
             refs: Refs(Vec::new()),
             origin: Origin::Feed,
         });
-        let mut state = State::default();
-        state.documents.insert(key(id), DocumentState::default());
+        let state = State {
+            documents: self.aside.documents(&[key(id)]).await.expect("the store is there"),
+            ..State::default()
+        };
         // Which write it was is of no account here, as long as it names no playlist and deletes none.
         let commit = commit_queued(
             &[version],
@@ -210,6 +216,12 @@ impl TestStore {
             }
         })
         .await
+    }
+
+    /// How far an operation has come.
+    pub(crate) async fn state(&self, queued: Queued) -> OperationState {
+        let record = self.aside.operation(queued.operation).await;
+        record.expect("the store is there").expect("a record").state
     }
 
     /// The messages that there are, by id, with what went wrong.

@@ -3,7 +3,7 @@
 
 use feed::apply::Tally;
 use feed::commit::Commit;
-use feed::operation::{OperationMessage, OperationRecord, OperationState};
+use feed::operation::OperationMessage;
 use feed_store::{FeedStore, FeedStoreError, Outcome};
 use proto::v1::settlement::{Ack, Action, Dead};
 use runtime::clock::Clock;
@@ -18,6 +18,17 @@ const COMMIT_ATTEMPTS_MAX: u32 = 16;
 pub(crate) enum Applied {
     /// Its effect and its acknowledgement are one commit, which happened.
     Done(Tally),
+    /// Somebody else holds the message now; nothing was changed.
+    LeaseLost,
+}
+
+/// What became of a message that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Buried {
+    /// It is dead, and its operation failed.
+    Failed,
+    /// Its operation owned nothing any more; it is gone.
+    Superseded,
     /// Somebody else holds the message now; nothing was changed.
     LeaseLost,
 }
@@ -63,20 +74,31 @@ pub(crate) async fn apply(
 }
 
 /// Gives the message up: the operation is recorded as failed, the message is kept as dead. The pending version stays,
-/// so that putting the message back can still apply it. False if somebody else holds the message now; nothing was
-/// changed.
+/// so that putting the message back can still apply it. If the operation owns nothing any more there is nothing to give
+/// up: its message is acked.
 pub(crate) async fn bury(
     store: &FeedStore,
     clock: &Clock,
     message: &OperationMessage,
     lease: &Lease,
     reason: &str,
-) -> Result<bool, ApplyError> {
-    let mut commit = Commit::default();
-    OperationRecord::ended(message, OperationState::Failed, Some(reason), clock.now_ms()).put(&mut commit);
-    let dead = Action::Dead(Dead {
-        reason: reason.to_owned(),
-    });
-    let outcome = store.commit(commit, vec![lease.settlement(dead)]).await?;
-    Ok(matches!(outcome, Outcome::Committed { .. }))
+) -> Result<Buried, ApplyError> {
+    for _ in 0..COMMIT_ATTEMPTS_MAX {
+        let mut commit = Commit::default();
+        let has_failed = store
+            .record_failure(message, reason, clock.now_ms(), &mut commit)
+            .await?;
+        let (action, buried) = if has_failed {
+            let reason = reason.to_owned();
+            (Action::Dead(Dead { reason }), Buried::Failed)
+        } else {
+            (Action::Ack(Ack {}), Buried::Superseded)
+        };
+        match store.commit(commit, vec![lease.settlement(action)]).await? {
+            Outcome::Committed { .. } => return Ok(buried),
+            Outcome::Conflict { lease_lost: true, .. } => return Ok(Buried::LeaseLost),
+            Outcome::Conflict { .. } => {}
+        }
+    }
+    Err(ApplyError::Contended)
 }

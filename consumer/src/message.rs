@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::apply::{Applied, ApplyError, apply, bury};
+use crate::apply::{Applied, ApplyError, Buried, apply, bury};
 use crate::lease::{Lease, duration};
 use crate::metrics::Outcome;
 use crate::worker::Consumer;
@@ -168,12 +168,24 @@ impl Delivered {
             )
         };
         match self.in_time(burying).await {
-            Ok(true) => {
+            Ok(Buried::Failed) => {
                 tracing::error!(operation.id = %operation.operation, reason, "operation failed for good");
                 Verdict::Ended(Outcome::Failed)
             }
-            Ok(false) => Verdict::Ended(Outcome::LeaseLost),
+            Ok(Buried::Superseded) => Verdict::Ended(Outcome::Superseded),
+            Ok(Buried::LeaseLost) => Verdict::Ended(Outcome::LeaseLost),
             Err(Failure::Leaving) => self.handed_back(),
+            // Not even its operation can be looked at. It must not come back for ever for that.
+            Err(failure) if failure.counts() => {
+                tracing::error!(
+                    operation.id = %operation.operation,
+                    reason,
+                    error = &failure as &dyn std::error::Error,
+                    "operation given up, which a sweep will record"
+                );
+                let reason = reason.to_owned();
+                Verdict::Settle(Action::Dead(Dead { reason }), Outcome::Failed)
+            }
             Err(failure) => {
                 tracing::warn!(
                     operation.id = %operation.operation,

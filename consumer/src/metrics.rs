@@ -25,9 +25,9 @@ const SECONDS: [f64; 14] = [
 pub(crate) enum Outcome {
     /// At least one of its operation's documents was applied.
     Applied,
-    /// All of them had been replaced by newer versions.
+    /// All of them had been replaced by newer versions, or taken back.
     Superseded,
-    /// It was given up: its operation is recorded as failed, the message is dead.
+    /// It was given up: the message is dead, its operation is recorded as failed, if need be by a sweep.
     Failed,
     /// It is to be tried again later.
     PutBack,

@@ -101,6 +101,25 @@ impl FeedStore {
         Ok(())
     }
 
+    /// Adds to a commit that gives an operation up what is recorded of that, and answers whether it has failed: one that
+    /// owns nothing any more has not, and ends as [`record_end`](Self::record_end) has it.
+    pub async fn record_failure(
+        &self,
+        message: &OperationMessage,
+        reason: &str,
+        now_ms: i64,
+        commit: &mut Commit,
+    ) -> Result<bool, FeedStoreError> {
+        let owned = self.owned_versions(message.operation, &message.documents).await?;
+        let Some((document, revision)) = owned.first() else {
+            self.record_end(message, Tally::default(), now_ms, commit).await?;
+            return Ok(false);
+        };
+        commit.expect_revision(keys::pending(*document), *revision);
+        OperationRecord::ended(message, OperationState::Failed, Some(reason), now_ms).put(commit);
+        Ok(true)
+    }
+
     /// Takes back what the operation of a message still owns, and answers how many documents that was. Its message is
     /// left: whoever is given it finds nothing to apply.
     pub async fn withdraw(&self, message: &OperationMessage, now_ms: i64) -> Result<usize, WithdrawError> {

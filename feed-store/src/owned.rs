@@ -53,14 +53,23 @@ impl FeedStore {
         operation: OperationId,
         documents: &[DocumentKey],
     ) -> Result<Vec<DocumentKey>, FeedStoreError> {
+        let owned = self.owned_versions(operation, documents).await?;
+        Ok(owned.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// The same, with the revisions of those versions.
+    pub(crate) async fn owned_versions(
+        &self,
+        operation: OperationId,
+        documents: &[DocumentKey],
+    ) -> Result<Vec<(DocumentKey, u64)>, FeedStoreError> {
         let wanted: Vec<_> = documents.iter().map(|key| keys::pending(*key)).collect();
         let entries = self.entries(&wanted, Values::Omitted).await?;
         let operation = operation.to_string();
         let is_owned = |entry: &proto::v1::Entry| entry.metadata.get(META_OPERATION) == Some(&operation);
         let owned = documents.iter().zip(entries);
         Ok(owned
-            .filter(|(_, entry)| entry.as_ref().is_some_and(is_owned))
-            .map(|(key, _)| *key)
+            .filter_map(|(key, entry)| Some((*key, entry.filter(is_owned)?.revision)))
             .collect())
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use consumer::{DRAIN_MAX, NotReady, Settings};
 use feed::commit::Commit;
 use feed::operation::{OperationMessage, OperationRecord, OperationState};
-use feed_store::WRITE_QUEUE;
+use feed::withdraw::WITHDRAWN;
+use feed_store::{SweepPlace, Swept, WRITE_QUEUE};
 use proto::v1;
 use proto::v1::settlement::{Ack, Action};
 use proto::v1::settlement_result::Status;
@@ -15,6 +16,8 @@ use proto::v1::settlement_result::Status;
 use crate::support::{TestStore, eventually, settings};
 
 const SHORT: Duration = Duration::from_millis(200);
+/// After so many the next delivery gives a message up.
+const FAILURES: usize = 9;
 
 #[tokio::test]
 async fn a_message_over_its_time_is_put_back_and_holds_up_nobody() {
@@ -76,6 +79,80 @@ async fn one_that_is_too_slow_every_time_fails_in_the_end_and_holds_up_nobody() 
     );
     assert_eq!(running.ended("put_back").await, 8);
     running.stop().await;
+}
+
+/// Its operation cannot even be looked at: so the message is all that ends, and a sweep does the rest.
+#[tokio::test]
+async fn one_whose_every_read_is_too_slow_is_dead_in_the_end() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let stuck = store.write().await;
+    store.fate(|fate| fate.stuck = vec!["BatchGet"]);
+    let running = store.consumer(Settings {
+        message_time_max: Duration::from_millis(100),
+        ..settings()
+    });
+    running.end("failed", 1).await;
+    running.stop().await;
+    let messages = store.messages().await;
+    let [message] = messages.try_into().expect("it is kept");
+    assert_eq!(
+        (message.state(), message.dead_reason.as_str()),
+        (v1::MessageState::Dead, "not done within 100 ms")
+    );
+    assert_eq!(store.state(stuck).await, OperationState::Accepted);
+    let (mut place, mut swept) = (SweepPlace::default(), Swept::default());
+    let sweeping = store.aside.sweep(&mut place, &mut swept, 0);
+    sweeping.await.expect("the store is there");
+    assert_eq!(swept.failed, 1);
+    let record = store.record(stuck).await;
+    assert_eq!(record.reason.as_deref(), Some("not done within 100 ms"));
+}
+
+#[tokio::test]
+async fn what_owns_nothing_any_more_is_not_given_up() {
+    for is_withdrawn in [false, true] {
+        let store = TestStore::open(Duration::ZERO).await;
+        let queued = store.write().await;
+        store.fail(FAILURES).await;
+        let expected = if is_withdrawn {
+            let message = OperationMessage::parse(store.messages().await[0].text().expect("text"));
+            let message = message.expect("our own");
+            let withdrawn = store.aside.withdraw(&message, 0).await;
+            assert_eq!(withdrawn.expect("nothing needs it"), 1);
+            (OperationState::Failed, Some(WITHDRAWN))
+        } else {
+            store.write_again(queued.id).await;
+            (OperationState::Superseded, None)
+        };
+        let consumer = store.idle_consumer(settings());
+        let messages = if is_withdrawn { 1 } else { 2 };
+        assert_eq!(consumer.drain().await.expect("the store is there"), messages);
+        assert_eq!(store.messages().await, []);
+        let record = store.record(queued).await;
+        assert_eq!((record.state, record.reason.as_deref()), expected);
+        let figures = consumer.figures().await;
+        assert!(
+            figures.contains("consumer_messages_total{outcome=\"superseded\"} 1\n"),
+            "{figures}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_replaced_while_it_is_given_up_has_not_failed() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let queued = store.write().await;
+    store.fail(FAILURES).await;
+    store.fate(|fate| fate.stuck = vec!["Commit"]);
+    let consumer = store.idle_consumer(settings());
+    let draining = tokio::spawn(async move { consumer.drain().await });
+    store.called("Commit", 1).await;
+    let newer = store.write_again(queued.id).await;
+    store.fate(|fate| fate.stuck.clear());
+    assert_eq!(draining.await.expect("no panic").expect("the store is there"), 2);
+    assert_eq!(store.record(queued).await.state, OperationState::Superseded);
+    assert_eq!(store.record(newer).await.state, OperationState::Applied);
+    assert_eq!(store.messages().await, []);
 }
 
 #[tokio::test]

@@ -16,10 +16,12 @@ use feed::operation::{OperationRecord, OperationState};
 use feed::state::{Content, OperationId, Origin, Refs, State, Version};
 use feed_store::{FeedStore, Outcome, WRITE_QUEUE};
 use futures_util::StreamExt as _;
+use prost::Message as _;
 use proto::client::StorageClient;
 use proto::limits::GRPC_MESSAGE_BYTES_MAX;
 use proto::v1;
 use proto::v1::queue_service_client::QueueServiceClient;
+use proto::v1::settlement::{Action, Nack};
 use runtime::clock::Clock;
 use storage_svc::{Store, StoreArgs, Sync};
 use tempfile::TempDir;
@@ -32,11 +34,13 @@ use tonic::service::Routes;
 /// Longest time until what is waited for is there.
 const DEADLINE: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_millis(5);
+/// What precedes a message on the wire: whether it is compressed, and its length.
+const GRPC_HEAD_BYTES: usize = 5;
 
 /// What becomes of calls on their way to the store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fate {
-    /// Reads that name one of these wait.
+    /// Reads of what one of these says wait.
     pub(crate) held: Vec<DocumentId>,
     /// Calls of these methods wait for ever.
     pub(crate) stuck: Vec<&'static str>,
@@ -165,6 +169,23 @@ impl TestStore {
         let outcome = self.aside.commit(commit, Vec::new()).await.expect("the store is there");
         assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
         Queued { operation, id }
+    }
+
+    /// Fails the next message so often, as consumers do that die over it.
+    pub(crate) async fn fail(&self, failures: usize) {
+        for attempt in 1..=failures {
+            let delivery = self.receive().await.pop().expect("a message is ready");
+            let settlement = v1::Settlement {
+                receipt: delivery.receipt,
+                action: Some(Action::Nack(Nack {
+                    delay: Some(prost_types::Duration::default()),
+                    error: format!("failure {attempt}"),
+                    ..Default::default()
+                })),
+            };
+            let settled = self.aside.client().settle(vec![settlement]).await;
+            settled.expect("the store is there");
+        }
     }
 
     /// Makes every attempt to apply the write fail.
@@ -380,7 +401,7 @@ async fn pass(
         "BatchGet" => {
             let (parts, body) = request.into_parts();
             let body = to_bytes(body, GRPC_MESSAGE_BYTES_MAX).await.expect("it is sent");
-            let is_free = |fate: &Fate| !fate.held.iter().any(|id| names(&body, *id));
+            let is_free = |fate: &Fate| !fate.held.iter().any(|id| reads(&body, *id));
             fate.wait_for(is_free).await.expect("the test lasts longer");
             next.run(Request::from_parts(parts, Body::from(body))).await
         }
@@ -403,7 +424,9 @@ async fn pass(
     }
 }
 
-fn names(request: &Bytes, id: DocumentId) -> bool {
+/// Whether the values of keys that name the document are asked for.
+fn reads(request: &Bytes, id: DocumentId) -> bool {
+    let read = v1::BatchGetRequest::decode(&request[GRPC_HEAD_BYTES..]).expect("it is one");
     let id = id.to_string();
-    request.windows(id.len()).any(|window| window == id.as_bytes())
+    !read.omit_values && read.keys.iter().any(|key| key.key.contains(&id))
 }

@@ -388,15 +388,27 @@ impl Queues {
         }
     }
 
-    /// All messages in a state.
+    /// The messages in a state, at most as many as the queue holds when it is asked: in a queue that is filled faster
+    /// than it is read there would be no end of them. Those that come meanwhile are behind all that were there.
     async fn ids(&self, queue: &str, state: Option<MessageState>) -> anyhow::Result<Vec<u64>> {
+        let v1::QueueStats {
+            ready,
+            delayed,
+            leased,
+            dead,
+            blocked,
+            ..
+        } = self.store.client().queue_stats(queue).await?.unwrap_or_default();
+        let count = ready + delayed + leased + dead + blocked;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
         let mut ids = Vec::new();
         let mut token = String::new();
         loop {
             let page = self.page(queue, state, LIST_ROWS_MAX, Some(&token)).await?;
             ids.extend(page.messages.iter().map(|message| message.id));
             token = page.next_page_token;
-            if token.is_empty() {
+            if token.is_empty() || ids.len() >= count {
+                ids.truncate(count);
                 return Ok(ids);
             }
         }

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use proto::client::{Connection, StorageClient};
+use proto::limits::{COMMIT_ENQUEUES_MAX, LIST_ROWS_MAX};
 use proto::v1;
+use runtime::clock::Clock;
 use serde_json::{Value, json};
+use storage_svc::{Store, StoreArgs, Sync};
+use tokio::net::TcpListener;
 
 use crate::commands::{COMMAND_MAX, expect_failure, expect_lines};
 use crate::operations::{FAILURES, fail};
@@ -33,7 +39,7 @@ async fn queue(feed: &TestFeed, arguments: &str) -> Ended {
 }
 
 /// Lines of a command that ends well.
-async fn lines(feed: &TestFeed, arguments: &str) -> Vec<String> {
+pub(crate) async fn lines(feed: &TestFeed, arguments: &str) -> Vec<String> {
     let ended = queue(feed, arguments).await;
     expect_lines(&ended).into_iter().map(str::to_owned).collect()
 }
@@ -459,6 +465,65 @@ async fn other_queues_are_only_queues() {
         expect_usage(&feed, arguments, word).await;
     }
     feed.finish().await;
+}
+
+/// Before each page that is read there come more messages than a page holds.
+#[tokio::test]
+async fn a_purge_ends_with_what_was_there_when_it_began() {
+    const THERE: usize = LIST_ROWS_MAX + LIST_ROWS_MAX / 2;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let args = StoreArgs {
+        storage_sync: Sync::Normal,
+        ..StoreArgs::at(folder.path().join("store.db"))
+    };
+    let store = Store::open(&args, Clock::system()).expect("the store opens");
+    let storage = StorageClient::in_process(storage_svc::routes(&store));
+    add(&storage, THERE).await;
+    let writer = storage.clone();
+    let watch = from_fn(move |request: Request, next: Next| {
+        let writer = writer.clone();
+        async move {
+            if request.uri().path().ends_with("/ListMessages") {
+                add(&writer, LIST_ROWS_MAX + 1).await;
+            }
+            next.run(request).await
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let router = storage_svc::routes(&store).into_axum_router().layer(watch);
+    let serving = tokio::spawn(axum::serve(listener, router).into_future());
+
+    for arguments in ["purge --all --yes --queue other", "purge --state ready --queue other"] {
+        let before = ready(&storage).await;
+        let purged = run(&launch(&url, arguments), SOON).await;
+        let expected = format!("messages purged: {before}, writes withdrawn: 0");
+        assert_eq!(expect_lines(&purged), [expected]);
+        let pages = before.div_ceil(LIST_ROWS_MAX);
+        assert_eq!(ready(&storage).await, pages * (LIST_ROWS_MAX + 1));
+    }
+    serving.abort();
+}
+
+/// Adds so many messages to a queue that is none of ours.
+async fn add(storage: &StorageClient, count: usize) {
+    for first in (0..count).step_by(COMMIT_ENQUEUES_MAX) {
+        let message = v1::NewMessage {
+            queue: "other".to_owned(),
+            ..Default::default()
+        };
+        let commit = v1::CommitRequest {
+            enqueues: vec![message; COMMIT_ENQUEUES_MAX.min(count - first)],
+            ..Default::default()
+        };
+        storage.commit(commit).await.expect("storage answers");
+    }
+}
+
+/// How many messages of that queue are ready.
+async fn ready(storage: &StorageClient) -> usize {
+    let stats = storage.queue_stats("other").await.expect("storage answers");
+    usize::try_from(stats.expect("the queue is used").ready).expect("it fits")
 }
 
 #[tokio::test]

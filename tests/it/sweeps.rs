@@ -3,6 +3,8 @@
 use proto::v1::MessageState;
 use serde_json::json;
 
+use crate::operations::{FAILURES, fail};
+use crate::queue_commands::lines;
 use crate::support::{Form, Mode, Part, TestFeed, channel, playlist};
 
 const PLAYLISTS: &str = "/api/v1/playlists";
@@ -45,5 +47,32 @@ async fn writes_whose_messages_were_deleted_by_hand_are_applied() {
     assert_eq!(channel["playlists"], json!([]));
     let created = format!("{PLAYLISTS}/{}", created.member("id"));
     client.get(&created).await.expect(200);
+    feed.finish().await;
+}
+
+/// As if ten consumers had died over the message: no other is given it, so as to say what became of the write.
+#[tokio::test]
+async fn a_write_that_the_queue_gave_up_has_failed_until_it_is_redriven() {
+    let mut feed = TestFeed::start(Form::Processes {
+        gateways: 1,
+        consumers: 0,
+    })
+    .await;
+    let client = feed.client();
+    let created = client
+        .post(PLAYLISTS, &playlist("Fatal", 1), Mode::Async)
+        .await
+        .expect(202);
+    fail(&feed.storage(), FAILURES + 1).await;
+    assert_eq!(client.operation(&created).await["state"], "accepted");
+
+    feed.launch(Part::Consumer(0)).await;
+    assert_eq!(client.operation_end(&created).await, "failed");
+    let reason = format!("attempts exhausted; last: failure {}", FAILURES + 1);
+    assert_eq!(client.operation(&created).await["reason"], reason);
+    assert_eq!(lines(&feed, "redrive --all").await, ["messages redriven: 1"]);
+    assert_eq!(client.operation_end(&created).await, "applied");
+    let path = format!("{PLAYLISTS}/{}", created.member("id"));
+    client.get(&path).await.expect(200);
     feed.finish().await;
 }

@@ -41,8 +41,17 @@ async fn sweep(
     place: &mut SweepPlace,
     swept: &mut Swept,
 ) -> Result<(), FeedStoreError> {
+    let versions = sweep_versions(store, clock, place, swept).await;
     // One page is read, and mostly nothing written: that is worth no turn.
-    store.sweep_records(place, swept, clock.now_ms()).await?;
+    store.sweep_records(place, swept, clock.now_ms()).await.and(versions)
+}
+
+async fn sweep_versions(
+    store: &FeedStore,
+    clock: &Clock,
+    place: &mut SweepPlace,
+    swept: &mut Swept,
+) -> Result<(), FeedStoreError> {
     // An idle feed is not written to.
     if !store.has_pending().await? || !store.take_sweep_turn(TURN).await? {
         return Ok(());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use consumer::{DRAIN_MAX, NotReady, Settings};
 use feed::commit::Commit;
+use feed::id::DocumentId;
 use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed::withdraw::WITHDRAWN;
 use feed_store::{SweepPlace, Swept, WRITE_QUEUE};
@@ -241,7 +242,7 @@ async fn what_owns_nothing_and_has_no_message_is_recorded_as_superseded() {
 }
 
 #[tokio::test]
-async fn a_sweep_that_fails_is_counted() {
+async fn a_sweep_that_fails_is_counted_and_does_what_it_can() {
     let store = TestStore::open(Duration::ZERO).await;
     let lost = store.write().await;
     let purged = store
@@ -249,12 +250,26 @@ async fn a_sweep_that_fails_is_counted() {
         .client()
         .purge(WRITE_QUEUE, vec![], &[v1::MessageState::Ready]);
     assert_eq!(purged.await.expect("the store is there").deleted, 1);
+    let mut forgotten = Commit::default();
+    let message = OperationMessage {
+        operation: DocumentId::random(&mut rand::rng()).uuid(),
+        accepted_at: "2025-06-03T17:01:00.000Z".to_owned(),
+        documents: Vec::new(),
+    };
+    OperationRecord::new(&message, OperationState::Accepted).put(&mut forgotten);
+    let committed = store.aside.commit(forgotten, Vec::new()).await;
+    committed.expect("the store is there");
     store.fate(|fate| fate.refused = vec!["ListMessages"]);
     let running = store.consumer(settings());
     running.becomes("consumer_sweeps_total{outcome=\"failed\"}", "1").await;
+    for (figure, expected) in [
+        ("consumer_sweeps_total{outcome=\"done\"}", "0"),
+        ("consumer_swept_total{outcome=\"enqueued\"}", "0"),
+        ("consumer_swept_total{outcome=\"superseded\"}", "1"),
+    ] {
+        assert_eq!(running.figure(figure).await, expected, "{figure}");
+    }
     assert_eq!(store.state(lost).await, OperationState::Accepted);
-    running.becomes("consumer_sweeps_total{outcome=\"done\"}", "0").await;
-    running.becomes("consumer_swept_total{outcome=\"enqueued\"}", "0").await;
     running.stop().await;
 }
 

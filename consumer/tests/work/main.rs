@@ -9,7 +9,8 @@ use feed::commit::Commit;
 use feed::id::DocumentId;
 use feed::operation::{OperationMessage, OperationRecord, OperationState};
 use feed::withdraw::WITHDRAWN;
-use feed_store::{SweepPlace, Swept, WRITE_QUEUE};
+use feed_store::{SWEEP_MESSAGES_MAX, SweepPlace, Swept, WRITE_QUEUE};
+use proto::limits::COMMIT_ENQUEUES_MAX;
 use proto::v1;
 use proto::v1::settlement::{Ack, Action};
 use proto::v1::settlement_result::Status;
@@ -270,6 +271,39 @@ async fn a_sweep_that_fails_is_counted_and_does_what_it_can() {
         assert_eq!(running.figure(figure).await, expected, "{figure}");
     }
     assert_eq!(store.state(lost).await, OperationState::Accepted);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_sweep_that_gives_up_before_a_long_queue_is_counted() {
+    let store = TestStore::open(Duration::ZERO).await;
+    let mut queue = store.queue.clone();
+    let update = v1::UpdateQueueRequest {
+        name: WRITE_QUEUE.to_owned(),
+        settings: Some(v1::QueueSettings {
+            paused: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    queue.update_queue(update).await.expect("the queue is there");
+    store.write().await;
+    let client = store.aside.client();
+    let purged = client.purge(WRITE_QUEUE, vec![], &[v1::MessageState::Ready]);
+    assert_eq!(purged.await.expect("the store is there").deleted, 1);
+    let message = v1::NewMessage {
+        queue: WRITE_QUEUE.to_owned(),
+        ..Default::default()
+    };
+    for _ in 0..=SWEEP_MESSAGES_MAX / COMMIT_ENQUEUES_MAX {
+        let enqueue = v1::EnqueueRequest {
+            messages: vec![message.clone(); COMMIT_ENQUEUES_MAX],
+            ..Default::default()
+        };
+        queue.enqueue(enqueue).await.expect("they are added");
+    }
+    let running = store.consumer(settings());
+    running.becomes("consumer_sweeps_total{outcome=\"gave_up\"}", "1").await;
     running.stop().await;
 }
 

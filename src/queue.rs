@@ -7,7 +7,7 @@ mod print;
 
 use anyhow::{Context as _, bail, ensure};
 use feed::operation::OperationMessage;
-use feed_store::{FeedStore, StorageArgs, WRITE_QUEUE, WithdrawError};
+use feed_store::{FeedStore, FeedStoreError, StorageArgs, WRITE_QUEUE, WithdrawError};
 use proto::limits::{LIST_ROWS_MAX, SWEPT_MESSAGES_MAX};
 use proto::v1::{self, MessageState};
 use runtime::clock::Clock;
@@ -169,14 +169,16 @@ struct Purged {
 
 /// Does it and prints what came of it.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let at = match &args.command {
-        Command::List(List { at, .. })
-        | Command::Show(Show { at, .. })
-        | Command::Redrive(Redrive { at, .. })
-        | Command::Purge(Purge { at, .. }) => at,
+    let (at, changes) = match &args.command {
+        Command::List(List { at, .. }) | Command::Show(Show { at, .. }) => (at, false),
+        Command::Redrive(Redrive { at, .. }) | Command::Purge(Purge { at, .. }) => (at, true),
     };
     let mut storage = at.storage.clone();
-    if let Some(token) = at.storage_admin_token.as_ref().filter(|token| !token.is_blank()) {
+    let token = at
+        .storage_admin_token
+        .as_ref()
+        .filter(|token| changes && !token.is_blank());
+    if let Some(token) = token {
         storage.storage_token = Some(token.clone());
     }
     let queues = Queues {
@@ -213,7 +215,10 @@ impl Queues {
                 let purged = self.purge(purge).await?;
                 print::purged(&purge.queue, &purged, purge.at.json)?;
                 let kept = purged.kept.len();
-                ensure!(kept == 0, "{kept} of the messages were kept: others need their writes");
+                ensure!(
+                    kept == 0,
+                    "{kept} of the messages were kept, their writes not withdrawn"
+                );
                 Ok(())
             }
         }
@@ -313,16 +318,18 @@ impl Queues {
         }
     }
 
-    /// The record first: once a message is ready, its operation can end at any moment.
+    /// The messages first: the operation of one that is still dead would be recorded as failed again by the next sweep.
+    /// One that has ended meanwhile stays as it ended.
     async fn redrive_messages(&self, queue: &str, messages: &[v1::Message]) -> anyhow::Result<u64> {
         if messages.is_empty() {
             return Ok(0);
         }
+        let ids = messages.iter().map(|message| message.id).collect();
+        let moved = self.store.client().redrive(queue, ids).await?.moved;
         for operation in messages.iter().filter_map(operation) {
             self.store.accept_again(&operation).await?;
         }
-        let ids = messages.iter().map(|message| message.id).collect();
-        Ok(self.store.client().redrive(queue, ids).await?.moved)
+        Ok(moved)
     }
 
     async fn purge(&self, purge: &Purge) -> anyhow::Result<Purged> {
@@ -337,22 +344,29 @@ impl Queues {
         } else {
             ids.clone()
         };
-        // The newest first: what was accepted later may need what was accepted before.
+        // The newest first: what was accepted later mostly needs what was accepted before.
         ids.sort_unstable_by(|one, other| other.cmp(one));
         ids.dedup();
         let mut purged = Purged::default();
-        for ids in ids.chunks(WITHDRAWN_AHEAD_MAX) {
-            let mut going = Vec::with_capacity(ids.len());
-            for id in ids {
-                if self.withdraw(queue, *id, states, &mut purged).await? {
-                    going.push(*id);
+        loop {
+            let before = purged.messages;
+            for ids in ids.chunks(WITHDRAWN_AHEAD_MAX) {
+                let mut going = Vec::with_capacity(ids.len());
+                for id in ids {
+                    if self.withdraw(queue, *id, states, &mut purged).await? {
+                        going.push(*id);
+                    }
+                }
+                if !going.is_empty() {
+                    purged.messages += self.store.client().purge(queue, going, states).await?.deleted;
                 }
             }
-            if !going.is_empty() {
-                purged.messages += self.store.client().purge(queue, going, states).await?.deleted;
+            // Those that were kept may have needed one that has gone now.
+            if purged.kept.is_empty() || purged.messages == before {
+                return Ok(purged);
             }
+            ids = std::mem::take(&mut purged.kept).into_iter().map(|(id, _)| id).collect();
         }
-        Ok(purged)
     }
 
     /// Takes back what a message stands for; whether the message may go.
@@ -380,7 +394,7 @@ impl Queues {
                 purged.withdrawn += usize::from(documents > 0);
                 Ok(true)
             }
-            Err(WithdrawError::Store(error)) => bail!(error),
+            Err(WithdrawError::Store(error @ FeedStoreError::Storage(_))) => bail!(error),
             Err(why) => {
                 purged.kept.push((id, why));
                 Ok(false)

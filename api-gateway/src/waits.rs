@@ -44,7 +44,8 @@ struct Desk {
 pub(crate) struct Waiter {
     desk: Arc<Desk>,
     operation: OperationId,
-    woken: watch::Receiver<()>,
+    /// There until the waiter goes.
+    woken: Option<watch::Receiver<()>>,
     _place: OwnedSemaphorePermit,
     _room: OwnedSemaphorePermit,
 }
@@ -71,7 +72,7 @@ impl Waits {
         Some(Waiter {
             desk: Arc::clone(&self.0),
             operation,
-            woken,
+            woken: Some(woken),
             _place: place,
             _room: room,
         })
@@ -129,7 +130,8 @@ impl Waiter {
         let closed = self.desk.closed.clone();
         let ended = async {
             loop {
-                self.woken.borrow_and_update();
+                let woken = self.woken.as_mut()?;
+                woken.borrow_and_update();
                 match store.operation(self.operation).await {
                     Ok(Some(record)) if record.state != OperationState::Accepted => return Some(record),
                     Ok(Some(_)) => {}
@@ -142,7 +144,7 @@ impl Waiter {
                         );
                     }
                 }
-                self.woken.changed().await.ok()?;
+                woken.changed().await.ok()?;
             }
         };
         let ended = closed.run_until_cancelled(tokio::time::timeout_at(until, ended));
@@ -152,14 +154,15 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let Self { operation, .. } = self;
+        let (operation, woken) = (self.operation, self.woken.take());
         self.desk.with(|waiting| {
-            // This one is the last.
+            // In here, so that of those that go at the same time one is the last.
+            drop(woken);
             if waiting
-                .get(operation)
-                .is_some_and(|sender| sender.receiver_count() == 1)
+                .get(&operation)
+                .is_some_and(|sender| sender.receiver_count() == 0)
             {
-                waiting.remove(operation);
+                waiting.remove(&operation);
             }
         });
     }
@@ -211,6 +214,22 @@ mod tests {
         let second = waits.enter(operation, 0).expect("a place");
         drop(first);
         waits.0.with(|waiting| waiting.values().for_each(wake));
-        assert!(second.woken.has_changed().expect("it is still waited for"));
+        let woken = second.woken.as_ref().expect("it is there");
+        assert!(woken.has_changed().expect("it is still waited for"));
+    }
+
+    #[test]
+    fn of_those_that_go_at_the_same_time_nothing_is_left() {
+        for _ in 0..1_000 {
+            let waits = Waits::default();
+            let operation = OperationId::new_v4();
+            let waiters = [(); 4].map(|()| waits.enter(operation, 0).expect("a place"));
+            std::thread::scope(|scope| {
+                for waiter in waiters {
+                    scope.spawn(move || drop(waiter));
+                }
+            });
+            assert!(waits.0.with(|waiting| waiting.is_empty()));
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto::client::StorageClient;
 use proto::client::consume::Settler;
+use proto::client::{ClientError, StorageClient};
 use proto::v1;
 use proto::v1::settlement::{Action, Extend};
 use proto::v1::settlement_result::Status;
@@ -13,6 +13,8 @@ use crate::metrics::Outcome;
 
 /// A lease is extended when this part of it is over.
 const EXTEND_PART: u32 = 3;
+/// If that failed it is tried again after this part of the pause.
+const RETRY_PART: u32 = 10;
 
 /// A message that is leased.
 #[derive(Clone, Debug)]
@@ -28,12 +30,18 @@ pub(crate) struct Lease {
 impl Lease {
     /// Extends it again and again; returns when it is lost.
     pub(crate) async fn hold(&self) {
+        let part = self.time / EXTEND_PART;
+        let mut pause = part;
         loop {
-            tokio::time::sleep(self.time / EXTEND_PART).await;
+            tokio::time::sleep(pause).await;
+            pause = part;
             let extend = Action::Extend(Extend {
                 lease: Some(duration(self.time)),
             });
-            match self.client.settle(vec![self.settlement(extend)]).await {
+            // No call may last until it is too late for another.
+            let settling = self.client.settle(vec![self.settlement(extend)]);
+            let settled = tokio::time::timeout(part, settling).await;
+            match settled.unwrap_or(Err(ClientError::Timeout)) {
                 Ok(results) => match results.first().map(v1::SettlementResult::status) {
                     Some(Status::Ok) => {}
                     // Most likely by its own commit, whose answer is on the way.
@@ -41,7 +49,10 @@ impl Lease {
                     _ => return,
                 },
                 // The next try may still come in time; if it does not, the commit is refused.
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "lease not extended"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "lease not extended");
+                    pause = part / RETRY_PART;
+                }
             }
         }
     }

@@ -204,7 +204,7 @@ impl InHand {
         }
     }
 
-    /// Whether more may be taken, as many as a stream can have out.
+    /// Whether more may be taken, as many as a stream can have out: no more come at once.
     fn has_room(&self) -> bool {
         self.tasks.len() < self.consumer.settings().concurrency.get() as usize * IN_HAND_PER_PERMIT
     }

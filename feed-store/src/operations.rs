@@ -81,7 +81,8 @@ impl FeedStore {
     }
 
     /// Adds to a commit that applies what an operation still owned what is recorded of that. One that owned nothing any
-    /// more was superseded, unless its record says that it had ended before.
+    /// more was superseded, also if it had failed before: newer writes were based on it all the same. What has ended
+    /// otherwise stays so.
     pub async fn record_end(
         &self,
         message: &OperationMessage,
@@ -94,7 +95,7 @@ impl FeedStore {
             return Ok(());
         }
         let (record, revision) = self.record(message.operation).await?;
-        if record.is_none_or(|record| record.state == OperationState::Accepted) {
+        if record.is_none_or(|record| is_open(&record)) {
             commit.expect_revision(keys::operation(message.operation), revision);
             OperationRecord::ended(message, OperationState::Superseded, None, now_ms).put(commit);
         }
@@ -143,7 +144,11 @@ impl FeedStore {
             if self.owned(message.operation, &message.documents).await?.is_empty() {
                 return Ok(());
             }
-            let (record, revision) = self.record(message.operation).await?;
+            let (record, revision) = match self.record(message.operation).await {
+                // It is written anew when the operation ends.
+                Err(FeedStoreError::Malformed { .. }) => return Ok(()),
+                read => read?,
+            };
             if record.is_some_and(|record| record.state != OperationState::Failed) {
                 return Ok(());
             }
@@ -181,7 +186,10 @@ impl FeedStore {
     }
 
     /// The record, and its revision; 0 if there is none.
-    async fn record(&self, operation: OperationId) -> Result<(Option<OperationRecord>, u64), FeedStoreError> {
+    pub(crate) async fn record(
+        &self,
+        operation: OperationId,
+    ) -> Result<(Option<OperationRecord>, u64), FeedStoreError> {
         let key = keys::operation(operation);
         let Some(entry) = self.client.get(key.namespace, &key.key).await? else {
             return Ok((None, 0));
@@ -189,5 +197,14 @@ impl FeedStore {
         let record = OperationRecord::parse(entry.text().unwrap_or_default());
         let record = record.map_err(|fault| malformed(&key, fault))?;
         Ok((Some(record), entry.revision))
+    }
+}
+
+/// Whether newer writes may still be found to have replaced it.
+fn is_open(record: &OperationRecord) -> bool {
+    match record.state {
+        OperationState::Accepted => true,
+        OperationState::Failed => record.reason.as_deref() != Some(WITHDRAWN),
+        OperationState::Applied | OperationState::Superseded => false,
     }
 }

@@ -22,6 +22,7 @@ use proto::client::Content as Values;
 use proto::limits::{LIST_ROWS_MAX, SCAN_ROWS_MAX};
 use proto::v1;
 
+use crate::load::malformed;
 use crate::{FeedStore, FeedStoreError, Outcome, WRITE_QUEUE};
 
 /// Most pending versions that one sweep looks after; the next one goes on behind them.
@@ -299,14 +300,26 @@ impl FeedStore {
         for (document, revision) in &versions {
             commit.expect_revision(keys::pending(*document), *revision);
         }
-        let record = self.operation(operation).await?;
-        let message = OperationMessage {
-            operation,
-            accepted_at: record.map_or_else(|| time::to_text(now_ms), |record| record.accepted_at),
-            // A deleted playlist stands before the channels of its cascade, as in the message that is gone.
-            documents: versions.into_keys().collect(),
+        let (record, revision) = self.record(operation).await?;
+        let is_over = record
+            .as_ref()
+            .is_none_or(|record| record.state == OperationState::Failed);
+        let message = match record {
+            // All documents, not only those that were seen now: there may be more of a large operation.
+            Some(record) => {
+                let message = record.message();
+                message.map_err(|fault| malformed(&keys::operation(operation), fault))?
+            }
+            None => OperationMessage {
+                operation,
+                accepted_at: time::to_text(now_ms),
+                documents: versions.into_keys().collect(),
+            },
         };
-        OperationRecord::new(&message, OperationState::Accepted).put(&mut commit);
+        if is_over {
+            commit.expect_revision(keys::operation(operation), revision);
+            OperationRecord::new(&message, OperationState::Accepted).put(&mut commit);
+        }
         commit.message = Some(message.to_text());
         self.commit_once(commit, &operation.to_string()).await
     }

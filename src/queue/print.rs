@@ -10,6 +10,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use feed::id::DocumentKey;
 use feed::operation::{OperationMessage, OperationRecord, resource_path};
 use feed::time;
+use feed_store::WithdrawError;
 use proto::v1::{self, MessageState};
 use serde_json::{Map, Value, json};
 
@@ -207,7 +208,7 @@ pub(super) fn purged(queue: &str, purged: &Purged, as_json: bool) -> anyhow::Res
     if as_json {
         let kept = purged.kept.iter();
         let kept: Vec<_> = kept
-            .map(|(id, why)| json!({ "id": id, "reason": why.to_string() }))
+            .map(|(id, why)| json!({ "id": id, "reason": reason(why) }))
             .collect();
         return json_out(&json!({
             "queue": queue,
@@ -221,9 +222,22 @@ pub(super) fn purged(queue: &str, purged: &Purged, as_json: bool) -> anyhow::Res
         purged.messages, purged.withdrawn
     );
     for (id, why) in &purged.kept {
-        writeln!(text, "{id} kept: {why}")?;
+        writeln!(text, "{id} kept: {}", reason(why))?;
     }
     out(&text)
+}
+
+fn reason(why: &WithdrawError) -> String {
+    let mut text = why.to_string();
+    let mut cause = std::error::Error::source(why);
+    while let Some(source) = cause {
+        let said = source.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = source.source();
+    }
+    text
 }
 
 /// As it is written on the command line.

@@ -156,12 +156,11 @@ fn message(operation: OperationId, documents: Vec<DocumentKey>) -> OperationMess
 async fn what_has_no_message_gets_one_and_is_accepted_again() {
     let store = TestStore::open();
     let lost = operation();
-    let mut documents = store.queue(lost, &[channel(id(), 1, 0), playlist(id())]).await;
+    let documents = store.queue(lost, &[channel(id(), 1, 0), playlist(id())]).await;
     fail(&store, &message(lost, documents.clone()), "it was").await;
 
     let mut place = SweepPlace::default();
     assert_eq!(sweep(&store.documents, &mut place).await, swept(1));
-    documents.sort_unstable();
     assert_eq!(messages(&store).await, [message(lost, documents.clone())]);
     let record = store.aside.operation(lost).await.expect("the store is there");
     assert_eq!(record.expect("a record").state, OperationState::Accepted);
@@ -477,4 +476,19 @@ async fn what_is_malformed_is_named_and_the_rest_goes_on() {
 fn names<'a>(keys: impl IntoIterator<Item = &'a Key>) -> BTreeSet<String> {
     let name = |key: &Key| format!("{}/{}", key.namespace, key.key);
     keys.into_iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn an_operation_that_is_found_again_keeps_all_its_documents() {
+    let store = TestStore::open();
+    let lost = operation();
+    let documents = store.queue(lost, &[playlist(id()), channel(id(), 1, 0)]).await;
+    let mut commit = Commit::default();
+    OperationRecord::new(&message(lost, documents.clone()), OperationState::Accepted).put(&mut commit);
+    store.commit(commit).await;
+    // As when the rest of a large operation is behind what one sweep looks at.
+    store.apply(lost, &documents[..1]).await;
+
+    assert_eq!(sweep(&store.documents, &mut SweepPlace::default()).await, swept(1));
+    assert_eq!(messages(&store).await, [message(lost, documents)]);
 }

@@ -2,12 +2,13 @@
 
 use axum::response::{IntoResponse, Response};
 use feed::id::{DocumentKey, Kind};
-use feed::operation::operation_path;
+use feed::operation::{operation_path, resource_path};
 use feed::state::{OperationId, Version};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use crate::error::Verb;
+use crate::etag::ETag;
 use crate::prefer::Wait;
 
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -17,14 +18,18 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// The document that was written.
+    pub(crate) document: DocumentKey,
     /// Of a write that was queued.
     pub(crate) operation: Option<OperationId>,
     /// How long its result was waited for, if it was.
     pub(crate) wait: Option<Wait>,
     /// It was given before, to the same request.
     pub(crate) is_replayed: bool,
-    /// Empty for a deletion.
+    /// Empty for a deletion that is applied.
     pub(crate) body: String,
+    /// The body is the version that was accepted.
+    pub(crate) is_version: bool,
 }
 
 impl Answer {
@@ -32,12 +37,14 @@ impl Answer {
     pub(crate) fn applied(verb: Verb, version: &Version) -> Self {
         Self {
             status: status(verb),
+            document: version.key(),
             operation: None,
             wait: None,
             is_replayed: false,
             body: version
                 .content()
                 .map_or_else(String::new, |content| content.document.text.clone()),
+            is_version: version.content().is_some(),
         }
     }
 
@@ -49,10 +56,12 @@ impl Answer {
         };
         Self {
             status: StatusCode::ACCEPTED,
+            document: version.key(),
             operation: Some(operation),
             wait: None,
             is_replayed: false,
             body,
+            is_version: version.content().is_some(),
         }
     }
 
@@ -73,9 +82,11 @@ fn status(verb: Verb) -> StatusCode {
 
 /// Says where the record of a queued write is.
 pub(crate) fn locate(operation: OperationId, headers: &mut HeaderMap) {
-    let location = operation_path(operation);
-    let location = HeaderValue::from_str(&location).expect("a path of ids is a header's value");
-    headers.insert(header::LOCATION, location);
+    headers.insert(header::LOCATION, path_value(&operation_path(operation)));
+}
+
+fn path_value(path: &str) -> HeaderValue {
+    HeaderValue::from_str(path).expect("a path of ids is a header's value")
 }
 
 /// Says which preferences the answer to a queued write has followed.
@@ -101,12 +112,19 @@ fn deletion_queued(document: DocumentKey) -> String {
 
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
+        let tag = self.is_version.then(|| ETag::of(&self.body));
         let mut response = if self.status == StatusCode::NO_CONTENT {
             self.status.into_response()
         } else {
             crate::body::json(self.status, self.body)
         };
         let headers = response.headers_mut();
+        if let Some(tag) = tag {
+            headers.insert(header::ETAG, tag.to_header());
+        }
+        if self.status == StatusCode::CREATED {
+            headers.insert(header::LOCATION, path_value(&resource_path(self.document)));
+        }
         if let Some(operation) = self.operation {
             let is_async = self.status == StatusCode::ACCEPTED;
             confirm(is_async, self.wait, headers);

@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 
 use crate::error::{ApiError, Task};
+use crate::etag::ETag;
 
 /// Largest request body, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -82,6 +83,16 @@ fn body_too_large() -> ApiError {
 
 fn invalid_json() -> ApiError {
     ApiError::bad_request("invalid_json", "Request body must be valid JSON")
+}
+
+/// What there is to read: it may be kept by anybody, but has to be asked about, by its tag, before each use.
+pub(crate) fn representation(text: String) -> Response {
+    let tag = ETag::of(&text);
+    let mut response = json(StatusCode::OK, text);
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, tag.to_header());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
 }
 
 /// An answer of JSON text.

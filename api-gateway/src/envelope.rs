@@ -1,5 +1,5 @@
-//! What every request goes through, whatever its path: id, log line, time limit and CORS; then, for writes, credential
-//! and content type, both ahead of routing, as existing clients know it.
+//! What every request goes through, whatever its path: id, log line, time limit, CORS and Cache-Control; then, for writes,
+//! credential and content type, both ahead of routing, as existing clients know it.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ const CORS: [(HeaderName, &str); 4] = [
     (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Authorization, Content-Type, Prefer, Idempotency-Key",
+        "Authorization, Content-Type, Prefer, Idempotency-Key, If-Match, If-None-Match",
     ),
     (
         header::ACCESS_CONTROL_ALLOW_METHODS,
@@ -33,7 +33,8 @@ const CORS: [(HeaderName, &str); 4] = [
     ),
     (
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        "Location, Preference-Applied, Idempotent-Replayed, Retry-After, X-Request-Id, X-Response-Time",
+        "ETag, Location, Preference-Applied, Idempotent-Replayed, Retry-After, WWW-Authenticate, X-Request-Id, \
+         X-Response-Time",
     ),
 ];
 const PREFLIGHT_KEPT_SECONDS: &str = "86400";
@@ -60,6 +61,9 @@ pub(crate) async fn wrap(request: Request, next: Next) -> Response {
     for (name, value) in CORS {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    // What is there to be read says so itself; all else is about one request, or one moment.
+    let cached = headers.entry(header::CACHE_CONTROL);
+    cached.or_insert(HeaderValue::from_static("no-store"));
     headers.insert(
         X_REQUEST_ID,
         HeaderValue::from_str(&id).expect("a UUID is a header's value"),

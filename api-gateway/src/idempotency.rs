@@ -31,6 +31,8 @@ struct Head {
     /// Digest of the request's body.
     request: String,
     status: u16,
+    /// The document that was made.
+    document: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<String>,
 }
@@ -80,6 +82,7 @@ impl Repeatable {
         let head = Head {
             request: self.request.clone(),
             status: answer.status.as_u16(),
+            document: answer.document.to_string(),
             location: answer.operation.map(operation_path),
         };
         let head = serde_json::to_string(&head).expect("a head of strings is JSON");
@@ -99,10 +102,13 @@ impl Repeatable {
         let operation = head.location.map(|path| parse_operation_path(&path).ok_or(FAULT));
         Ok(Answer {
             status: status.ok_or(FAULT)?,
+            document: head.document.parse().map_err(|_| FAULT)?,
             operation: operation.transpose()?,
             wait: None,
             is_replayed: true,
             body: body.to_owned(),
+            // A POST deletes nothing.
+            is_version: true,
         })
     }
 }
@@ -113,6 +119,8 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    const DOCUMENT: &str = "playlist/385f79b6-a45f-4c1c-8080-e93a192adccc";
 
     #[track_caller]
     fn check(value: &[u8], expected: bool) {
@@ -139,10 +147,12 @@ mod tests {
     fn a_remembered_answer_reads_back_for_the_same_request_only() {
         let answer = Answer {
             status: StatusCode::ACCEPTED,
+            document: DOCUMENT.parse().expect("a key"),
             operation: Some(OperationId::new_v4()),
             wait: None,
             is_replayed: false,
             body: "{\"a\":\n1}".to_owned(),
+            is_version: true,
         };
         let repeatable = Repeatable::new("key", Kind::Playlist, b"body");
         let mut commit = Commit::default();
@@ -153,21 +163,22 @@ mod tests {
         assert_eq!(*ttl_ms, Some(KEPT_MS));
         let recalled = repeatable.recall(text).expect("the answer");
         assert_eq!(
-            (recalled.status, recalled.operation, recalled.body),
-            (answer.status, answer.operation, answer.body)
+            (recalled.status, recalled.document, recalled.operation, recalled.body),
+            (answer.status, answer.document, answer.operation, answer.body)
         );
-        assert!(recalled.is_replayed);
+        assert!(recalled.is_replayed && recalled.is_version);
         let other = Repeatable::new("key", Kind::Playlist, b"another body");
         assert_eq!(other.key(), repeatable.key());
         assert!(matches!(other.recall(text), Err(RecallError::OtherRequest)));
         assert_ne!(Repeatable::new("key", Kind::Channel, b"body").key(), repeatable.key());
     }
+
     #[test]
     fn a_record_that_cannot_be_answered_is_malformed() {
         let repeatable = Repeatable::new("key", Kind::Playlist, b"body");
         let request = &repeatable.request;
         let location = operation_path(OperationId::new_v4());
-        let good = format!(r#"{{"request":"{request}","status":202,"location":"{location}"}}"#);
+        let good = format!(r#"{{"request":"{request}","status":202,"document":"{DOCUMENT}","location":"{location}"}}"#);
         assert!(repeatable.recall(&format!("{good}\n{{}}")).is_ok());
         for record in [
             good.clone(),
@@ -175,6 +186,7 @@ mod tests {
             format!("{}\n{{}}", good.replace(&location, "/x")),
             format!("{}\n{{}}", good.replace(&location, r"\u0000")),
             format!("{}\n{{}}", good.replace(&location, &format!(r"{location}\r\ny: z"))),
+            format!("{}\n{{}}", good.replace(DOCUMENT, "x")),
             format!("{}\n{{}}", good.replace("202", "99")),
             format!("{}\n{{}}", good.replace("202", "101")),
         ] {

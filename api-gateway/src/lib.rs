@@ -10,6 +10,7 @@ mod config;
 mod deletions;
 mod envelope;
 mod error;
+mod etag;
 mod idempotency;
 mod list;
 mod locks;
@@ -73,6 +74,7 @@ impl Gateway {
 /// The API as a service.
 pub fn router(gateway: Gateway) -> Router {
     routes::router(gateway.clone())
+        .layer(from_fn(etag::judge_read))
         .layer(from_fn_with_state(gateway.clone(), envelope::guard))
         .layer(from_fn_with_state(gateway.outgoing.clone(), outgoing::send))
         .layer(from_fn(envelope::wrap))

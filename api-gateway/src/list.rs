@@ -6,7 +6,6 @@ use feed::id::{DocumentId, Kind, Reference};
 use feed::keys;
 use feed::page::{Cursor, CursorError, Position, Sort, parse_limit};
 use feed_store::{FeedStoreError, Page};
-use http::StatusCode;
 use url::form_urlencoded;
 
 use crate::Gateway;
@@ -93,12 +92,12 @@ impl ListQuery {
         let cursor = page
             .next
             .map(|next| self.cursor_of(list, filter_text.as_deref()).encode(&next));
-        crate::body::json(StatusCode::OK, print(&page.rows, cursor.as_deref()))
+        crate::body::representation(print(&page.rows, cursor.as_deref()))
     }
 
     /// The page of a list that nothing is in.
     pub(crate) fn empty_page() -> Response {
-        crate::body::json(StatusCode::OK, print(&[], None))
+        crate::body::representation(print(&[], None))
     }
 
     fn cursor_of<'a>(&self, list: &'a str, filter: Option<&'a str>) -> Cursor<'a> {

@@ -23,6 +23,7 @@ use crate::answer::Answer;
 use crate::compute;
 use crate::deletions::Order;
 use crate::error::{ApiError, Mode, Task, Verb};
+use crate::etag::Conditions;
 use crate::idempotency::{RecallError, Repeatable};
 use crate::locks::Turn;
 use crate::origins::Target;
@@ -48,6 +49,7 @@ pub(crate) struct Terms {
     /// The host that the request was sent to: one of the feed's own.
     pub(crate) host: Option<String>,
     pub(crate) repeatable: Option<Repeatable>,
+    pub(crate) conditions: Conditions,
 }
 
 /// What a new document says.
@@ -254,6 +256,11 @@ impl Gateway {
         let _place = self.deletions.place(order).await;
         let state = self.state(write, terms.host.as_deref()).await.map_err(failed)?;
         let state = state.map_err(refused)?;
+        // Judged anew in each attempt, on the state whose revisions its commit expects: of two writes that name one version
+        // only the first can happen.
+        if let Some(accepted) = state.documents.get(&write.key()).and_then(DocumentState::accepted) {
+            terms.conditions.check(&accepted.document.text)?;
+        }
         let bytes = terms.body_bytes + state.documents.values().map(DocumentState::text_bytes).sum::<usize>();
         let judged = compute::over(bytes, || self.judge(write, verb, terms, &state)).map_err(refused)?;
         let Judged { slug, answer, commit } = judged.map_err(failed)?;

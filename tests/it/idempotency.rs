@@ -21,7 +21,7 @@ fn expect_replay(first: &Answer, again: &Answer) {
     assert_eq!(again.text, first.text);
     assert_eq!(again.header("idempotent-replayed"), "true");
     assert!(!first.headers.contains_key("idempotent-replayed"));
-    for name in ["location", "preference-applied", "content-type"] {
+    for name in ["etag", "location", "preference-applied", "content-type"] {
         assert_eq!(again.headers.get(name), first.headers.get(name));
     }
 }

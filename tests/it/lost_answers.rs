@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::v1;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -12,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::support::{Form, Mode, Part, TestFeed, eventually, playlist};
+use crate::support::{FeedClient, Form, Mode, Part, TestFeed, eventually, playlist};
 
 const PLAYLISTS: &str = "/api/v1/playlists";
 /// How often a write may lose to others.
@@ -271,5 +272,42 @@ async fn a_write_that_loses_sixteen_times_is_given_up_and_nothing_of_it_is_writt
         assert_eq!(client.get(&path).await.text, created.text);
     }
     client.patch(&path, &change, Mode::Sync).await.expect(200);
+    feed.finish().await;
+}
+
+#[tokio::test]
+async fn a_condition_that_held_when_it_was_judged_is_judged_again_when_the_commit_loses() {
+    let between = Between::start().await;
+    let mut feed = TestFeed::start(Form::THREE_PROCESSES).await;
+    feed.lead(Part::Gateway(1), format!("http://{}", between.address));
+    between.lead_to(&feed.storage_url());
+    feed.launch(Part::Gateway(1)).await;
+    let (near, far) = (feed.gateway_client(0), feed.gateway_client(1));
+    far.get("/ready").await.expect(200);
+    let created = near.post(PLAYLISTS, &playlist("Read", 2), Mode::Sync).await.expect(201);
+    let path = format!("{PLAYLISTS}/{}", created.member("id"));
+
+    for mode in [Mode::Sync, Mode::Async] {
+        let tag = near.get(&path).await.header("etag").to_owned();
+        let tag = [("if-match", tag.as_str())];
+        let change = async |client: &FeedClient, who: &str| {
+            let body = json!({ "summary": format!("{who} {mode:?}") });
+            let sent = client.try_write(Method::PATCH, &path, Some(&body), mode, &tag);
+            sent.await.expect("an answer")
+        };
+        // Happens after the version was read, and before the answer is there.
+        let mut first = None;
+        let overtake = async || {
+            if first.is_none() {
+                first = Some(change(&near, "near").await);
+            }
+        };
+        let (refused, answers) = between.before_each_answer(overtake, change(&far, "far")).await;
+        assert_eq!(refused.expect(412).member("error"), "precondition_failed");
+        assert_eq!(answers, 3, "read, conflict, read");
+        let first = first.expect("it was sent").expect(mode.status(200));
+        feed.drained().await;
+        assert_eq!(near.get(&path).await.text, first.text);
+    }
     feed.finish().await;
 }

@@ -3,6 +3,7 @@
 mod accepted;
 mod channels;
 mod commands;
+mod conditional;
 mod consumers;
 mod contention;
 mod corpus;

@@ -162,7 +162,7 @@ async fn answers_carry_what_browsers_and_logs_need() {
             assert_eq!(answer.header("access-control-allow-origin"), "*");
             let methods = "GET, POST, PUT, PATCH, DELETE, OPTIONS";
             assert_eq!(answer.header("access-control-allow-methods"), methods);
-            let allowed = "Authorization, Content-Type, Prefer, Idempotency-Key";
+            let allowed = "Authorization, Content-Type, Prefer, Idempotency-Key, If-Match, If-None-Match";
             assert_eq!(answer.header("access-control-allow-headers"), allowed);
             assert_ne!(answer.header("x-request-id"), "mine");
             if method == Method::OPTIONS {

@@ -4,14 +4,15 @@ use axum::extract::FromRequestParts;
 use axum::response::Response;
 use feed::id::{DocumentId, DocumentKey, Kind, Reference};
 use feed_store::DocumentList;
+use http::header;
 use http::request::Parts;
-use http::{StatusCode, header};
 use tokio::time::Instant;
 
 use super::Segment;
 use crate::Gateway;
 use crate::body;
 use crate::error::{ApiError, Mode, Task};
+use crate::etag::Conditions;
 use crate::idempotency::{self, Repeatable};
 use crate::list::{Filter, LIST_BYTES_MAX, ListQuery, failed};
 use crate::prefer::{self, Wait};
@@ -23,6 +24,7 @@ pub(super) struct Wishes {
     wait: Option<Wait>,
     host: Option<String>,
     key: Option<String>,
+    conditions: Conditions,
 }
 
 impl<S: Sync> FromRequestParts<S> for Wishes {
@@ -31,11 +33,12 @@ impl<S: Sync> FromRequestParts<S> for Wishes {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let sent_to = parts.uri.authority().map(|authority| authority.as_str().to_owned());
         let named = || Some(parts.headers.get(header::HOST)?.to_str().ok()?.to_owned());
-        // Only a POST can do harm by being sent twice.
-        let key = if parts.method == http::Method::POST {
-            idempotency::key(&parts.headers)?.map(str::to_owned)
+        // Only a POST can do harm by being sent twice, and only the others are about a version that there is.
+        let (key, conditions) = if parts.method == http::Method::POST {
+            let key = idempotency::key(&parts.headers)?;
+            (key.map(str::to_owned), Conditions::default())
         } else {
-            None
+            (None, Conditions::of_write(&parts.headers)?)
         };
         let mode = prefer::mode(&parts.headers);
         let wait = prefer::wait(&parts.headers, Instant::now());
@@ -45,6 +48,7 @@ impl<S: Sync> FromRequestParts<S> for Wishes {
             wait: wait.filter(|_| mode == Mode::Queued),
             host: sent_to.or_else(named),
             key,
+            conditions,
         })
     }
 }
@@ -58,6 +62,7 @@ impl Wishes {
             body_bytes,
             host: self.host,
             repeatable: None,
+            conditions: self.conditions,
         }
     }
 
@@ -106,7 +111,7 @@ pub(super) async fn read(gateway: &Gateway, kind: Kind, segment: Segment) -> Res
         .await
         .map_err(|error| ApiError::Store(Task::Read(kind.as_str()), error))?;
     let text = found.ok_or_else(|| ApiError::not_found(not_found(kind)))?;
-    Ok(body::json(StatusCode::OK, text))
+    Ok(body::representation(text))
 }
 
 /// A page of a list of documents.

@@ -5,7 +5,6 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use axum::routing::get;
 use feed_store::ItemList;
-use http::StatusCode;
 
 use super::Segment;
 use crate::Gateway;
@@ -44,5 +43,5 @@ async fn read(State(gateway): State<Gateway>, id: Segment) -> Result<Response, A
     let found = gateway.store.item_text(id).await;
     let found = found.map_err(|error| ApiError::Store(Task::Read("playlist item"), error))?;
     let text = found.ok_or_else(|| ApiError::not_found("Playlist item not found"))?;
-    Ok(body::json(StatusCode::OK, text))
+    Ok(body::representation(text))
 }

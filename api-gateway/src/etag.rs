@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 use crate::compute;
 use crate::error::ApiError;
 
-/// Encodings that answers are sent in besides the plain one.
-pub(crate) const ENCODINGS: [&str; 2] = ["br", "gzip"];
+/// What the tags of encoded forms end in: the encodings that answers are sent in.
+const ENCODINGS: [&str; 2] = ["br", "gzip"];
 
 /// The tag of a text, without quotes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +49,15 @@ impl ETag {
     }
 
     /// The tag in a header that one was put into.
-    fn of_answer(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn of_answer(headers: &HeaderMap) -> Option<Self> {
         let quoted = headers.get(header::ETAG)?.to_str().ok()?;
         let opaque = quoted.strip_prefix('"')?.strip_suffix('"')?;
         Some(Self(opaque.to_owned()))
+    }
+
+    /// The tag of the form in this encoding, of the plain form's.
+    pub(crate) fn encoded(&self, encoding: &str) -> Self {
+        Self(format!("{}-{encoding}", self.0))
     }
 
     /// The tag of the plain form.

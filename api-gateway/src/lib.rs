@@ -8,6 +8,7 @@ mod body;
 mod compute;
 mod config;
 mod deletions;
+mod encoding;
 mod envelope;
 mod error;
 mod etag;
@@ -74,6 +75,9 @@ impl Gateway {
 /// The API as a service.
 pub fn router(gateway: Gateway) -> Router {
     routes::router(gateway.clone())
+        .layer(from_fn(encoding::measure))
+        .layer(encoding::choose())
+        .layer(from_fn(encoding::label))
         .layer(from_fn(etag::judge_read))
         .layer(from_fn_with_state(gateway.clone(), envelope::guard))
         .layer(from_fn_with_state(gateway.outgoing.clone(), outgoing::send))

@@ -9,17 +9,19 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
 use http_body_util::BodyExt as _;
 use http_body_util::channel::{Channel, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use crate::encoding;
 use crate::error::ApiError;
 
 /// Larger answers are sent in parts of this size, in bytes; those up to it at once, and they count for nothing.
 pub(crate) const PART_BYTES: usize = 64 * 1024;
-/// List pages that are put together at once; each takes at most twice its size, 8 MiB, while it is.
+/// List pages that are put together, and large answers that are encoded, at once; each takes at most twice its size while it
+/// is, a page's being 8 MiB.
 const PAGES_AT_ONCE: usize = 32;
 
 /// What large answers may take.
@@ -69,7 +71,7 @@ impl Outgoing {
         }
     }
 
-    /// A turn to put a list page together, in the order of asking.
+    /// A turn to put a list page together or to encode an answer, in the order of asking.
     pub(crate) async fn page(&self) -> SemaphorePermit<'_> {
         self.pages.acquire().await.expect("the semaphore is never closed")
     }
@@ -89,21 +91,37 @@ impl Outgoing {
 
 /// The layer: sends what is large part by part.
 pub(crate) async fn send(State(outgoing): State<Outgoing>, request: Request, next: Next) -> Response {
-    let is_write = !request.method().is_safe();
+    let method = request.method().clone();
     let mut response = next.run(request).await;
-    let length = response.body().size_hint().lower();
-    if length <= PART_BYTES as u64 {
+    if method == Method::HEAD {
         return response;
     }
+    let plain_length = encoding::plain_bytes(&response);
+    if plain_length <= PART_BYTES as u64 {
+        return encoding::encode(response);
+    }
     // A write has happened: its answer is given whatever else is being sent.
-    let room = if is_write {
-        None
-    } else {
-        match outgoing.room(length).await {
+    let mut room = if method.is_safe() {
+        match outgoing.room(plain_length).await {
             Ok(room) => Some(room),
             Err(error) => return error.into_response(),
         }
+    } else {
+        None
     };
+    let mut length = plain_length;
+    if encoding::is_chosen(&response) {
+        let _turn = outgoing.page().await;
+        response = encoding::encode(response);
+        length = response.body().size_hint().lower();
+        if length <= PART_BYTES as u64 {
+            return response;
+        }
+        if let Some(room) = &mut room {
+            let kept = usize::try_from(length).unwrap_or(usize::MAX);
+            drop(room.split(room.num_permits().saturating_sub(kept)));
+        }
+    }
     response
         .headers_mut()
         .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -140,9 +158,9 @@ async fn feed(mut sender: Sender<Bytes, axum::Error>, mut body: Body, part_timeo
 #[cfg(test)]
 mod tests {
     use axum::Router;
-    use axum::middleware::from_fn_with_state;
+    use axum::middleware::{from_fn, from_fn_with_state};
     use axum::routing::{get, post};
-    use http::{Method, StatusCode};
+    use http::StatusCode;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -155,14 +173,24 @@ mod tests {
     };
 
     async fn answer(outgoing: &Outgoing, method: Method, bytes: usize) -> Response {
+        answer_in("identity", outgoing, method, bytes).await
+    }
+
+    /// An answer to whoever takes this encoding.
+    async fn answer_in(encoding: &str, outgoing: &Outgoing, method: Method, bytes: usize) -> Response {
         let text = (0..bytes).map(|index| char::from(b'a' + u8::try_from(index % 23).expect("small")));
         let text: String = text.collect();
         let router = Router::new()
             .route("/", get(async |State(text): State<String>| text))
             .route("/", post(async |State(text): State<String>| text))
             .with_state(text)
+            .layer(from_fn(encoding::measure))
+            .layer(encoding::choose())
             .layer(from_fn_with_state(outgoing.clone(), send));
-        let request = Request::builder().method(method).body(Body::empty());
+        let request = Request::builder()
+            .method(method)
+            .header(header::ACCEPT_ENCODING, encoding);
+        let request = request.body(Body::empty());
         let answer = router.oneshot(request.expect("a request")).await;
         answer.expect("a router answers")
     }
@@ -185,6 +213,27 @@ mod tests {
             let is_right = |(index, byte): (usize, &u8)| usize::from(*byte - b'a') == index % 23;
             assert!(large.iter().enumerate().all(is_right), "{bytes}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_encoded_answer_takes_the_room_of_what_is_sent() {
+        let outgoing = Outgoing::new(LIMITS);
+        let mut unread = Vec::new();
+        for _ in 0..3 {
+            let encoded = answer_in("gzip", &outgoing, Method::GET, LARGE_BYTES).await;
+            assert_eq!(encoded.status(), StatusCode::OK);
+            assert_eq!(encoded.headers()[header::CONTENT_ENCODING], "gzip");
+            assert!(encoded.body().size_hint().exact().is_some_and(|bytes| bytes < 10_000));
+            unread.push(encoded);
+        }
+        let plain = answer(&outgoing, Method::GET, LARGE_BYTES).await;
+        assert_eq!(plain.status(), StatusCode::OK);
+        // Before it is encoded it takes all of its room.
+        let refused = answer_in("gzip", &outgoing, Method::GET, LARGE_BYTES).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let head = answer_in("gzip", &outgoing, Method::HEAD, LARGE_BYTES).await;
+        assert_eq!(head.status(), StatusCode::OK, "nothing of it is sent");
+        assert_eq!(head.headers()[header::CONTENT_ENCODING], "gzip");
     }
 
     #[tokio::test]

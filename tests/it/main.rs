@@ -3,10 +3,12 @@
 mod accepted;
 mod channels;
 mod commands;
+mod compression;
 mod conditional;
 mod consumers;
 mod contention;
 mod corpus;
+mod cors;
 mod history;
 mod idempotency;
 mod items;

@@ -64,7 +64,13 @@ async fn watches(admin: &mut AdminServiceClient<Channel>) -> u64 {
 fn expect_applied(answer: Answer, status: u16, wait: &str) -> Answer {
     let answer = answer.expect(status);
     assert_eq!(answer.header("preference-applied"), wait);
-    assert!(!answer.headers.contains_key("location"), "{answer:?}");
+    // Where the document is, and not where the operation is.
+    let location = (status == 201).then(|| format!("{PLAYLISTS}/{}", answer.member("id")));
+    let found = answer
+        .headers
+        .get("location")
+        .map(|value| value.to_str().expect("ASCII"));
+    assert_eq!(found, location.as_deref(), "{answer:?}");
     answer
 }
 

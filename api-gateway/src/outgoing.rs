@@ -1,7 +1,9 @@
 //! Large answers on their way out. Bounds the memory that they hold over all connections, and lets go of those that their
 //! readers do not take. Knows nothing of what they say.
 
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -20,8 +22,7 @@ use crate::error::ApiError;
 
 /// Larger answers are sent in parts of this size, in bytes; those up to it at once, and they count for nothing.
 pub(crate) const PART_BYTES: usize = 64 * 1024;
-/// List pages that are put together, and large answers that are encoded, at once; each takes at most twice its size while it
-/// is, a page's being 8 MiB.
+/// List pages that are put together at once; each takes at most twice its size, 8 MiB, while it is.
 const PAGES_AT_ONCE: usize = 32;
 
 /// What large answers may take.
@@ -52,6 +53,8 @@ pub(crate) struct Outgoing {
     sending: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     pages: Arc<Semaphore>,
+    /// One for each processor: more encoders at once would do no more, and each takes some 20 MiB.
+    encoders: Arc<Semaphore>,
 }
 
 impl Default for Outgoing {
@@ -68,12 +71,18 @@ impl Outgoing {
             sending: room(),
             waiting: room(),
             pages: Arc::new(Semaphore::new(PAGES_AT_ONCE)),
+            encoders: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
         }
     }
 
-    /// A turn to put a list page together or to encode an answer, in the order of asking.
+    /// A turn to put a list page together, in the order of asking.
     pub(crate) async fn page(&self) -> SemaphorePermit<'_> {
         self.pages.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// A turn to encode a large answer, in the order of asking.
+    async fn encoder(&self) -> SemaphorePermit<'_> {
+        self.encoders.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Room for an answer, in the order of asking.
@@ -111,7 +120,7 @@ pub(crate) async fn send(State(outgoing): State<Outgoing>, request: Request, nex
     };
     let mut length = plain_length;
     if encoding::is_chosen(&response) {
-        let _turn = outgoing.page().await;
+        let _turn = outgoing.encoder().await;
         response = encoding::encode(response);
         length = response.body().size_hint().lower();
         if length <= PART_BYTES as u64 {
@@ -234,6 +243,31 @@ mod tests {
         let head = answer_in("gzip", &outgoing, Method::HEAD, LARGE_BYTES).await;
         assert_eq!(head.status(), StatusCode::OK, "nothing of it is sent");
         assert_eq!(head.headers()[header::CONTENT_ENCODING], "gzip");
+    }
+
+    #[tokio::test]
+    async fn no_more_large_answers_are_encoded_at_once_than_there_are_encoders() {
+        let outgoing = Outgoing::new(Limits {
+            bytes: 16 * 64 * 1024,
+            ..LIMITS
+        });
+        let encoders = outgoing.encoders.available_permits();
+        assert!(encoders > 0);
+        let all = outgoing.encoders.acquire_many(u32::try_from(encoders).expect("few"));
+        let all = all.await.expect("it is open");
+        let mut large = Box::pin(answer_in("br", &outgoing, Method::GET, LARGE_BYTES));
+        tokio::select! {
+            biased;
+            _ = &mut large => panic!("no encoder is free"),
+            // What is small, or is not encoded, needs none.
+            _ = answer_in("br", &outgoing, Method::GET, PART_BYTES) => {}
+        }
+        assert_eq!(
+            text(answer(&outgoing, Method::GET, LARGE_BYTES).await).await.len(),
+            LARGE_BYTES
+        );
+        drop(all);
+        assert_eq!(large.await.headers()[header::CONTENT_ENCODING], "br");
     }
 
     #[tokio::test]

@@ -1,84 +1,83 @@
-//! Who may write: whoever knows the API secret.
+//! Who may write: whoever knows the API secret, or sends a token (JWT) that holds. Either is enough where both are set.
 
+mod backend;
+mod jwks;
+mod key;
+mod token;
+
+use std::error::Error;
+
+use anyhow::Context as _;
 use http::{HeaderMap, header};
-use runtime::secret::{Secrets, SecretsError, bearer};
+use runtime::secret::{Secrets, bearer};
 
 use crate::error::ApiError;
 
-/// The secrets that permit a write.
+use jwks::Jwks;
+use key::{Key, KeySet};
+use token::Keys;
+
+pub(crate) use jwks::Times;
+pub(crate) use token::{Terms, Tokens};
+
+/// What permits a write.
 #[derive(Debug)]
-pub(crate) struct Credentials(Secrets);
+pub(crate) struct Credentials {
+    secrets: Option<Secrets>,
+    tokens: Option<Tokens>,
+}
+
+/// Who was let in. Tokens have no roles: whoever holds one may do everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// Somebody who knows the secret.
+    Secret,
+    /// The subject of a token; each part is empty if the token has no such claim.
+    Token { issuer: String, subject: String },
+}
 
 impl Credentials {
-    /// One secret, or two separated by a comma.
-    pub(crate) fn parse(text: &str) -> Result<Self, SecretsError> {
-        Secrets::parse(text).map(Self)
+    /// By these secrets and these tokens; with neither, nobody is let in.
+    pub(crate) fn new(secrets: Option<Secrets>, tokens: Option<Tokens>) -> Self {
+        Self { secrets, tokens }
     }
 
-    /// Checks `Authorization: Bearer <secret>`, the scheme in any letter case, or the bare secret.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// Who sends `Authorization: Bearer <secret or token>`, the scheme in any letter case or left out.
+    pub(crate) async fn check(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let value = headers
             .get(header::AUTHORIZATION)
             .map_or(&b""[..], |value| value.as_bytes());
         let value = value.trim_ascii();
         if value.is_empty() {
-            return Err(ApiError::unauthorized(
-                "Authorization header is required for write operations",
-            ));
+            return Err(ApiError::NoCredential);
         }
-        if self.0.open_for(bearer(value).unwrap_or(value)) {
-            Ok(())
-        } else {
-            Err(ApiError::unauthorized("Invalid credentials"))
+        let sent = bearer(value).unwrap_or(value);
+        if self.secrets.as_ref().is_some_and(|secrets| secrets.open_for(sent)) {
+            return Ok(Caller::Secret);
         }
+        let Some(tokens) = &self.tokens else {
+            return Err(ApiError::WrongCredential);
+        };
+        tokens.verify(sent).await.map_err(|error| {
+            tracing::info!(error = &error as &dyn Error, "token refused");
+            ApiError::WrongCredential
+        })
+    }
+}
+
+impl Tokens {
+    /// Tokens of one key: a PEM block `PUBLIC KEY`, or base64 of one.
+    pub(crate) fn of_key(key: &str, terms: Terms) -> anyhow::Result<Self> {
+        let key = Key::parse(key).context("JWT_PUBLIC_KEY cannot be used")?;
+        Ok(Self::new(Keys::Given(KeySet::of(key)), terms))
+    }
+
+    /// Tokens of the keys that are published at a URL.
+    pub(crate) fn of_issuer(url: &str, times: Times, terms: Terms) -> anyhow::Result<Self> {
+        let keys = Jwks::new(url, times).context("JWT_JWKS_URL cannot be used")?;
+        Ok(Self::new(Keys::Published(keys), terms))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    #[track_caller]
-    fn check(secrets: &str, value: &str, expected: bool) {
-        let credentials = Credentials::parse(secrets).expect("secrets");
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).expect("a header"));
-        assert_eq!(credentials.check(&headers).is_ok(), expected, "{value:?}");
-    }
-
-    #[test]
-    fn the_secret_is_accepted_in_every_documented_form() {
-        for value in [
-            "Bearer hush",
-            "bearer hush",
-            "BEARER   hush",
-            "Bearer\thush",
-            "hush",
-            " hush ",
-        ] {
-            check("hush", value, true);
-        }
-        for value in [
-            "Bearer",
-            "Bearer hus",
-            "Bearerhush",
-            "Basic hush",
-            "Bearer hushh",
-            "",
-            "Bearer Hush",
-        ] {
-            check("hush", value, false);
-        }
-    }
-
-    #[test]
-    fn two_secrets_are_valid_at_once_and_not_as_one() {
-        check("old, new", "Bearer old", true);
-        check("old, new", "Bearer new", true);
-        check("old, new", "Bearer old, new", false);
-        assert!(Credentials::parse("a,b,c").is_err());
-        assert!(Credentials::parse("a,").is_err());
-    }
-}
+mod tests;

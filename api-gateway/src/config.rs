@@ -1,18 +1,27 @@
 //! What an operator can set, checked before anything is served.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use feed::sign::Signer;
 use feed_store::StorageArgs;
-use runtime::secret::Secret;
+use runtime::secret::{Secret, Secrets};
 use tokio::net::TcpListener;
 
-use crate::auth::Credentials;
+use crate::auth::{Credentials, Terms, Times, Tokens};
 use crate::origins::Origins;
 
 /// Environments in which the signing keys that the TypeScript feed publishes as samples may be used.
 const SAMPLE_KEY_ENVIRONMENTS: [&str; 2] = ["development", "test"];
+
+/// How long an issuer's keys may be used without asking again.
+const FRESH_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(24);
+/// How often an issuer may be asked at most.
+const COOL_DOWN_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_hours(1);
+/// How long keys may be used of an issuer that is away.
+const STALE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(7 * 24);
 
 /// Settings of the gateway process.
 #[derive(Clone, Debug, clap::Parser)]
@@ -44,6 +53,9 @@ pub struct GatewayArgs {
     /// Secret of write requests; two, separated by a comma, while it is being changed.
     #[arg(long, env = "API_SECRET", hide_env_values = true)]
     pub api_secret: Option<Secret>,
+    /// Which tokens permit a write too.
+    #[command(flatten)]
+    pub jwt: JwtArgs,
     /// Signing key: hex of the 48-byte PKCS#8 form or of the 32-byte seed.
     #[arg(long, env = "ED25519_PRIVATE_KEY", hide_env_values = true)]
     pub ed25519_private_key: Option<Secret>,
@@ -53,6 +65,57 @@ pub struct GatewayArgs {
     /// Further hosts of its own, separated by commas, each `host` or `host:port`.
     #[arg(long, env = "SELF_HOSTED_DOMAINS", value_delimiter = ',')]
     pub self_hosted_domains: Vec<String>,
+}
+
+/// Tokens (JWT) that permit a write, beside the secret or instead of it. With neither key nor URL there are none.
+#[derive(Clone, Debug, clap::Args)]
+pub struct JwtArgs {
+    /// Public key of the tokens' issuer: a PEM block PUBLIC KEY, or base64 of one.
+    #[arg(long, env = "JWT_PUBLIC_KEY")]
+    pub jwt_public_key: Option<String>,
+    /// Where the issuer publishes its keys (a JWK set), instead of JWT_PUBLIC_KEY.
+    #[arg(long, env = "JWT_JWKS_URL")]
+    pub jwt_jwks_url: Option<String>,
+    /// What `iss` of a token must be; unset: anything.
+    #[arg(long, env = "JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// What `aud` of a token must be or have; unset: anything.
+    #[arg(long, env = "JWT_AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Refuse tokens without `exp`.
+    #[arg(long, env = "JWT_REQUIRE_EXP")]
+    pub jwt_require_exp: bool,
+    /// How long published keys are used without asking again, in milliseconds, 100 to 86,400,000.
+    #[arg(long, env = "JWT_JWKS_FRESH_MS", default_value = "600000", value_parser = parse_fresh)]
+    pub jwt_jwks_fresh_ms: Duration,
+    /// Pause before the issuer is asked again, such as for a key that is not known, in milliseconds, 100 to 3,600,000.
+    #[arg(long, env = "JWT_JWKS_COOLDOWN_MS", default_value = "30000", value_parser = parse_cool_down)]
+    pub jwt_jwks_cooldown_ms: Duration,
+    /// How much longer published keys are used while the issuer is away, in milliseconds, 0 to 604,800,000.
+    #[arg(long, env = "JWT_JWKS_STALE_MS", default_value = "3600000", value_parser = parse_stale)]
+    pub jwt_jwks_stale_ms: Duration,
+}
+
+impl JwtArgs {
+    /// The tokens that permit a write, if any do.
+    fn tokens(&self) -> anyhow::Result<Option<Tokens>> {
+        let terms = Terms {
+            issuer: set(self.jwt_issuer.as_ref()).map(str::to_owned),
+            audience: set(self.jwt_audience.as_ref()).map(str::to_owned),
+            needs_expiry: self.jwt_require_exp,
+        };
+        let times = Times {
+            fresh: self.jwt_jwks_fresh_ms,
+            cool_down: self.jwt_jwks_cooldown_ms,
+            stale: self.jwt_jwks_stale_ms,
+        };
+        // The URL wins, as in the TypeScript feed.
+        match (set(self.jwt_jwks_url.as_ref()), set(self.jwt_public_key.as_ref())) {
+            (Some(url), _) => Tokens::of_issuer(url, times, terms).map(Some),
+            (None, Some(key)) => Tokens::of_key(key, terms).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 impl GatewayArgs {
@@ -75,11 +138,15 @@ impl GatewayArgs {
                  ENVIRONMENT=development or test"
             );
         }
-        let secret = self.api_secret.as_ref().and_then(Secret::reveal);
-        let secret = secret.context("API_SECRET is not set: nobody could write")?;
+        let secrets = self.api_secret.as_ref().and_then(Secret::reveal).map(Secrets::parse);
+        let secrets = secrets.transpose().context("API_SECRET cannot be used")?;
+        let tokens = self.jwt.tokens()?;
+        if secrets.is_none() && tokens.is_none() {
+            bail!("API_SECRET is not set, nor JWT_PUBLIC_KEY or JWT_JWKS_URL: nobody could write");
+        }
         Ok(Settings {
             signer,
-            credentials: Credentials::parse(secret).context("API_SECRET cannot be used")?,
+            credentials: Credentials::new(secrets, tokens),
             environment: self.environment.clone(),
             origins: Origins::new(&self.public_url, &self.self_hosted_domains, bound)?,
         })
@@ -93,6 +160,35 @@ pub struct Settings {
     pub(crate) credentials: Credentials,
     pub(crate) environment: String,
     pub(crate) origins: Origins,
+}
+
+/// A setting that is there and not blank.
+fn set(text: Option<&String>) -> Option<&str> {
+    text.map(|text| text.trim()).filter(|text| !text.is_empty())
+}
+
+fn parse_fresh(text: &str) -> Result<Duration, String> {
+    parse_ms(text, FRESH_RANGE)
+}
+
+fn parse_cool_down(text: &str) -> Result<Duration, String> {
+    parse_ms(text, COOL_DOWN_RANGE)
+}
+
+fn parse_stale(text: &str) -> Result<Duration, String> {
+    parse_ms(text, STALE_RANGE)
+}
+
+fn parse_ms(text: &str, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let time = text
+        .parse()
+        .map(Duration::from_millis)
+        .map_err(|_| "not a number of milliseconds".to_owned())?;
+    if !range.contains(&time) {
+        let (min, max) = (range.start().as_millis(), range.end().as_millis());
+        return Err(format!("not from {min} to {max} milliseconds"));
+    }
+    Ok(time)
 }
 
 #[cfg(test)]
@@ -131,6 +227,14 @@ mod tests {
             |args| args.api_secret = Some("a,b,c".to_owned().into()),
             "more than the 2 secrets",
         );
+        check_refused(
+            |args| args.jwt.jwt_public_key = Some("secret".to_owned()),
+            "JWT_PUBLIC_KEY cannot be used",
+        );
+        check_refused(
+            |args| args.jwt.jwt_jwks_url = Some("issuer.test".to_owned()),
+            "JWT_JWKS_URL cannot be used",
+        );
         check_refused(|args| args.ed25519_private_key = None, "ED25519_PRIVATE_KEY is not set");
         check_refused(
             |args| args.ed25519_private_key = Some(KEY[1..].to_owned().into()),
@@ -148,6 +252,45 @@ mod tests {
             |args| args.self_hosted_domains = vec!["https://feed.example.com".to_owned()],
             "SELF_HOSTED_DOMAINS",
         );
+    }
+
+    #[test]
+    fn secret_or_tokens_will_do_and_blank_is_not_set() {
+        let url = || Some("http://127.0.0.1:1/jwks".to_owned());
+        let tokens_alone = settings(|args| {
+            args.api_secret = None;
+            args.jwt.jwt_jwks_url = url();
+        });
+        assert!(tokens_alone.is_ok());
+        // The URL wins: the key is not even looked at.
+        let both = settings(|args| {
+            args.jwt.jwt_jwks_url = url();
+            args.jwt.jwt_public_key = Some("secret".to_owned());
+        });
+        assert!(both.is_ok());
+        check_refused(
+            |args| {
+                args.api_secret = None;
+                args.jwt.jwt_jwks_url = Some(" ".to_owned());
+                args.jwt.jwt_public_key = Some(String::new());
+            },
+            "nobody could write",
+        );
+    }
+
+    #[test]
+    fn times_are_checked_at_their_limits() {
+        for (parse, min, max) in [
+            (parse_fresh as fn(&str) -> _, 100, 86_400_000_u64),
+            (parse_cool_down, 100, 3_600_000),
+            (parse_stale, 0, 604_800_000),
+        ] {
+            assert_eq!(parse(&min.to_string()), Ok(Duration::from_millis(min)));
+            assert_eq!(parse(&max.to_string()), Ok(Duration::from_millis(max)));
+            assert!(parse(&(max + 1).to_string()).is_err());
+            assert!(min == 0 || parse(&(min - 1).to_string()).is_err());
+            assert!(parse("-1").is_err() && parse("").is_err() && parse("1.5").is_err());
+        }
     }
 
     #[test]

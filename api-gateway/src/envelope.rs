@@ -84,26 +84,25 @@ async fn respond(request: Request, next: Next) -> Response {
     }
 }
 
-/// Lets writes through that carry the credential and, but for deletions, JSON.
-pub(crate) async fn guard(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
-    match admit(&gateway, request.method(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
+/// Lets writes through that carry a credential and, but for deletions, JSON. Who was let in is told to the handler, and to
+/// the layers outside with the answer.
+pub(crate) async fn guard(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Response {
+    let has_body = matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
+    if !has_body && *request.method() != Method::DELETE {
+        return next.run(request).await;
     }
-}
-
-fn admit(gateway: &Gateway, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
-    let has_body = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
-    if has_body || *method == Method::DELETE {
-        gateway.settings.credentials.check(headers)?;
-    }
-    if has_body && !is_json(headers) {
-        return Err(ApiError::bad_request(
-            "invalid_content_type",
-            "Content-Type must be application/json",
-        ));
-    }
-    Ok(())
+    let caller = match gateway.settings.credentials.check(request.headers()).await {
+        Ok(caller) => caller,
+        Err(refused) => return refused.into_response(),
+    };
+    let mut response = if has_body && !is_json(request.headers()) {
+        ApiError::bad_request("invalid_content_type", "Content-Type must be application/json").into_response()
+    } else {
+        request.extensions_mut().insert(caller.clone());
+        next.run(request).await
+    };
+    response.extensions_mut().insert(caller);
+    response
 }
 
 /// Whether the media type is JSON's, in any letter case and with any parameters.

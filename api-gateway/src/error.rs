@@ -20,6 +20,10 @@ use crate::prefer::Wait;
 /// When a client may try again after trouble that passes, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// What a writer may show, as a 401 has to say (RFC 6750): without an error if nothing was shown.
+const CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="dp1-feed""#);
+const CHALLENGE_AGAIN: HeaderValue = HeaderValue::from_static(r#"Bearer realm="dp1-feed", error="invalid_token""#);
+
 /// How a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -57,6 +61,10 @@ pub(crate) enum ApiError {
         code: &'static str,
         message: Cow<'static, str>,
     },
+    /// A write that does not say who sends it.
+    NoCredential,
+    /// A write with a secret or token that opens nothing. Why is nobody's business but the operator's.
+    WrongCredential,
     /// Storage failed.
     Store(Task, FeedStoreError),
     /// Other writers were faster every time; nothing was written.
@@ -83,10 +91,6 @@ impl ApiError {
 
     pub(crate) fn bad_request(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::refused(StatusCode::BAD_REQUEST, code, message)
-    }
-
-    pub(crate) fn unauthorized(message: &'static str) -> Self {
-        Self::refused(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
     pub(crate) fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
@@ -167,6 +171,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         match self {
             Self::Refused { status, code, message } => answer(status, code, &message),
+            Self::NoCredential => unauthorized(CHALLENGE, "Authorization header is required for write operations"),
+            Self::WrongCredential => unauthorized(CHALLENGE_AGAIN, "Invalid credentials"),
             Self::Store(task, error) if error.is_transient() => {
                 tracing::warn!(error = &error as &dyn Error, "storage is away");
                 let (code, message) = task.storage_failed();
@@ -220,6 +226,12 @@ impl IntoResponse for ApiError {
 fn fault(task: Task, error: &(dyn Error + 'static)) -> Response {
     tracing::error!(error, ?task, "request failed");
     answer(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", &task.failed())
+}
+
+fn unauthorized(challenge: HeaderValue, message: &str) -> Response {
+    let mut response = answer(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    response
 }
 
 fn unavailable(code: &str, message: &str) -> Response {

@@ -33,7 +33,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use feed_store::FeedStore;
 use runtime::clock::Clock;
 
-pub use config::{Args, GatewayArgs, Settings};
+pub use config::{Args, GatewayArgs, JwtArgs, Settings};
 pub use server::serve;
 
 use deletions::DeletionLine;
@@ -80,7 +80,7 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(from_fn(encoding::label))
         .layer(from_fn(etag::judge_read))
         .layer(from_fn_with_state(gateway.clone(), envelope::guard))
-        .layer(from_fn_with_state(gateway.outgoing.clone(), outgoing::send))
+        .layer(from_fn_with_state(gateway.outgoing, outgoing::send))
         .layer(from_fn(envelope::wrap))
-        .layer(from_fn_with_state(gateway, unread::discard))
+        .layer(from_fn(unread::discard))
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
@@ -15,14 +15,14 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 
-use crate::Gateway;
+use crate::auth::Caller;
 
-/// What is read of the body of a sender without the credential.
+/// What is read of the body of whoever was not let in to write.
 const FROM_ANYBODY: Bounds = Bounds {
     bytes: 8 * 1024 * 1024,
     time: Duration::from_secs(5),
 };
-/// What is read of the body of a sender with it: such a body is too large, as a rule.
+/// What is read of the body of a writer: such a body is too large, as a rule.
 const FROM_WRITERS: Bounds = Bounds {
     bytes: 64 * 1024 * 1024,
     time: Duration::from_secs(30),
@@ -35,14 +35,10 @@ struct Bounds {
 }
 
 /// The layer: answers once the body has been read, by whoever found the answer or here.
-pub(crate) async fn discard(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+pub(crate) async fn discard(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    let bounds = match gateway.settings.credentials.check(request.headers()) {
-        Ok(()) => FROM_WRITERS,
-        Err(_) => FROM_ANYBODY,
-    };
     let is_awaited = request.headers().contains_key(header::EXPECT);
     let (sender, mut left) = oneshot::channel();
     let response = next
@@ -55,6 +51,10 @@ pub(crate) async fn discard(State(gateway): State<Gateway>, request: Request, ne
         }))
         .await;
     if let Ok(body) = left.try_recv() {
+        let bounds = match response.extensions().get::<Caller>() {
+            Some(_) => FROM_WRITERS,
+            None => FROM_ANYBODY,
+        };
         throw_away(body, bounds).await;
     }
     response

@@ -18,7 +18,7 @@ pub(super) fn routes() -> Router<Gateway> {
 }
 
 async fn read(State(gateway): State<Gateway>, headers: HeaderMap, id: Segment) -> Result<Response, ApiError> {
-    gateway.settings.credentials.check(&headers)?;
+    gateway.settings.credentials.check(&headers).await?;
     let id: Option<DocumentId> = id.ok().and_then(|id| id.parse().ok());
     let id = id.ok_or_else(|| ApiError::bad_request("invalid_id", "Operation ID must be a valid UUID"))?;
     let found = gateway.store.text(&keys::operation(id.uuid())).await;

@@ -8,9 +8,11 @@ use feed::operation::{operation_path, parse_operation_path};
 use feed::state::Malformed;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::answer::Answer;
+use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// Longest key, in characters.
@@ -62,10 +64,14 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
 }
 
 impl Repeatable {
-    /// A POST of this body to the collection of a kind, by a holder of the API secret.
-    pub(crate) fn new(key: &str, kind: Kind, body: &[u8]) -> Self {
-        // No part but the last can hold a line feed.
-        let name = format!("secret\nPOST\n{kind}\n{key}");
+    /// A POST of this body to the collection of a kind.
+    pub(crate) fn new(caller: &Caller, key: &str, kind: Kind, body: &[u8]) -> Self {
+        let caller = match caller {
+            Caller::Secret => "secret".to_owned(),
+            Caller::Token { issuer, subject } => json!([issuer, subject]).to_string(),
+        };
+        // No part but the last can hold a line feed: JSON writes it in another way.
+        let name = format!("{caller}\nPOST\n{kind}\n{key}");
         Self {
             key: keys::idempotency(&hex::encode(Sha256::digest(name))),
             request: hex::encode(Sha256::digest(body)),
@@ -154,7 +160,7 @@ mod tests {
             body: "{\"a\":\n1}".to_owned(),
             is_version: true,
         };
-        let repeatable = Repeatable::new("key", Kind::Playlist, b"body");
+        let repeatable = Repeatable::new(&Caller::Secret, "key", Kind::Playlist, b"body");
         let mut commit = Commit::default();
         repeatable.remember(&answer, &mut commit);
         let Some(feed::commit::Change::Put { text, ttl_ms, .. }) = commit.changes.get(repeatable.key()) else {
@@ -167,15 +173,42 @@ mod tests {
             (answer.status, answer.document, answer.operation, answer.body)
         );
         assert!(recalled.is_replayed && recalled.is_version);
-        let other = Repeatable::new("key", Kind::Playlist, b"another body");
+        let other = Repeatable::new(&Caller::Secret, "key", Kind::Playlist, b"another body");
         assert_eq!(other.key(), repeatable.key());
         assert!(matches!(other.recall(text), Err(RecallError::OtherRequest)));
-        assert_ne!(Repeatable::new("key", Kind::Channel, b"body").key(), repeatable.key());
+        assert_ne!(
+            Repeatable::new(&Caller::Secret, "key", Kind::Channel, b"body").key(),
+            repeatable.key()
+        );
+    }
+
+    #[test]
+    fn a_key_belongs_to_its_caller() {
+        let token = |issuer: &str, subject: &str| Caller::Token {
+            issuer: issuer.to_owned(),
+            subject: subject.to_owned(),
+        };
+        let key = |caller: &Caller| Repeatable::new(caller, "key", Kind::Playlist, b"body").key().clone();
+        let callers = [
+            Caller::Secret,
+            token("", ""),
+            token("a", "b"),
+            token("ab", ""),
+            token("secret\nPOST", "b"),
+            token("b", "a"),
+        ];
+        for (number, caller) in callers.iter().enumerate() {
+            assert!(
+                callers[..number].iter().all(|other| key(other) != key(caller)),
+                "{caller:?}"
+            );
+        }
+        assert_eq!(key(&token("a", "b")), key(&token("a", "b")));
     }
 
     #[test]
     fn a_record_that_cannot_be_answered_is_malformed() {
-        let repeatable = Repeatable::new("key", Kind::Playlist, b"body");
+        let repeatable = Repeatable::new(&Caller::Secret, "key", Kind::Playlist, b"body");
         let request = &repeatable.request;
         let location = operation_path(OperationId::new_v4());
         let good = format!(r#"{{"request":"{request}","status":202,"document":"{DOCUMENT}","location":"{location}"}}"#);

@@ -12,6 +12,7 @@ mod cors;
 mod history;
 mod idempotency;
 mod items;
+mod jwt;
 mod latency;
 mod lists;
 mod lost_answers;

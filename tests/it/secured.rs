@@ -1,12 +1,18 @@
 //! Every binary with TLS, certificates for clients, and tokens.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::client::{ClientError, Connection, StorageClient};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::json;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::support::{FeedClient, Launch, Mode, Process, playlist};
+use crate::support::{FeedClient, Issuer, Launch, Mode, Process, TokenKey, playlist};
 
 /// Longest time until a process is ready, or has ended.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -67,6 +73,29 @@ impl Certificates {
             .variable("STORAGE_TLS_CLIENT_CERT", text(&self.client[0]))
             .variable("STORAGE_TLS_CLIENT_KEY", text(&self.client[1]))
             .variable("STORAGE_TOKEN", "new-token")
+    }
+
+    /// TLS for another service of 127.0.0.1.
+    fn acceptor(&self) -> TlsAcceptor {
+        let [chain, key] = &self.service;
+        let chain = CertificateDer::pem_file_iter(chain).expect("it was written");
+        let chain = chain.collect::<Result<_, _>>().expect("a chain");
+        let key = PrivateKeyDer::from_pem_file(key).expect("it was written");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("it has these versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key);
+        TlsAcceptor::from(Arc::new(config.expect("they belong together")))
+    }
+
+    /// What a gateway needs that trusts an issuer of tokens behind TLS.
+    fn trust(&self, launch: Launch, issuer: &Issuer) -> Launch {
+        launch
+            .variable("JWT_JWKS_URL", issuer.url())
+            .variable("JWT_AUDIENCE", "feed")
+            .variable("SSL_CERT_FILE", text(&self.ca))
     }
 
     fn client(&self, address: &str, token: &str) -> StorageClient {
@@ -194,6 +223,60 @@ async fn the_one_process_guards_its_storage_port() {
     let refused = certificates.client(&address, "wrong").server_info().await;
     assert!(matches!(refused, Err(ClientError::Unauthorized(_))), "{refused:?}");
     stop(process).await;
+}
+
+/// Tokens bring signatures and an HTTP client along: with the TLS of storage there are three users of cryptography in one
+/// process, which must agree on whose it is.
+#[tokio::test]
+async fn tokens_of_an_issuer_behind_tls_are_read_beside_the_tls_of_storage() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let certificates = Certificates::make(folder.path());
+    let key = TokenKey::generate("a");
+    let issuer = Issuer::start_with_tls(certificates.acceptor(), &[&key]).await;
+    let token = key.token(&json!({}));
+    let write = async |origin: &str| {
+        for credential in [&token, "a-secret"] {
+            FeedClient::new(origin, credential)
+                .post("/api/v1/playlists", &playlist("First", 1), Mode::Sync)
+                .await
+                .expect(201);
+        }
+    };
+
+    let storage = certificates.guard(launch("storage-svc", folder.path()).variable("STORAGE_LISTEN", "127.0.0.1:0"));
+    let (storage, address) = start(&storage, "storage-svc ready on ").await;
+    let api = certificates.admit(gateway(launch("api-gateway", folder.path())), &address);
+    let (api, origin) = start(&certificates.trust(api, &issuer), "api-gateway ready on ").await;
+    write(&origin).await;
+    assert_eq!(issuer.asked(), 1);
+    stop(api).await;
+    stop(storage).await;
+
+    let whole = gateway(launch("dp1-feed", folder.path())).variable("STORAGE_LISTEN", "127.0.0.1:0");
+    let whole = certificates.trust(certificates.guard(whole), &issuer);
+    let (whole, origin) = start(&whole, "dp1-feed ready on ").await;
+    write(&origin).await;
+    assert_eq!(issuer.asked(), 2);
+    let said = whole.stdout();
+    let address = said.iter().find_map(|line| line.strip_prefix("storage-svc ready on "));
+    let info = certificates
+        .client(address.expect("it is said"), "new-token")
+        .server_info()
+        .await;
+    info.expect("the token is good");
+    stop(whole).await;
+
+    // An issuer that nobody vouches for is not believed.
+    let distrusting = gateway(launch("dp1-feed", folder.path()))
+        .variable("JWT_JWKS_URL", issuer.url())
+        .variable("SSL_CERT_FILE", text(&certificates.client[0]));
+    let (distrusting, origin) = start(&distrusting, "dp1-feed ready on ").await;
+    FeedClient::new(&origin, &token)
+        .post("/api/v1/playlists", &playlist("First", 1), Mode::Sync)
+        .await
+        .expect(401);
+    assert_eq!(issuer.asked(), 2);
+    stop(distrusting).await;
 }
 
 #[tokio::test]

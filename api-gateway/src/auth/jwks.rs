@@ -51,7 +51,7 @@ struct Issuer {
 
 #[derive(Debug, Default)]
 struct Cache {
-    /// With the time at which they were asked for.
+    /// With the time of their arrival.
     keys: Option<(KeySet, Instant)>,
     /// When the issuer was asked last, whatever it answered.
     asked: Option<Instant>,
@@ -141,9 +141,8 @@ impl Jwks {
     /// Asks the issuer. In a task of its own, because whoever began it may leave: a fetch that ended with its request
     /// could be kept from ever coming to an end.
     fn ask(&self, cache: &mut Cache) -> watch::Receiver<()> {
-        let begun = Instant::now();
         let (end, asking) = watch::channel(());
-        cache.asked = Some(begun);
+        cache.asked = Some(Instant::now());
         cache.asking = Some(asking.clone());
         let (issuer, shared) = (self.issuer.clone(), Arc::clone(&self.cache));
         tokio::spawn(async move {
@@ -151,7 +150,7 @@ impl Jwks {
             let mut cache = lock(&shared);
             cache.is_away = fetched.is_err();
             match fetched {
-                Ok(keys) => cache.keys = Some((keys, begun)),
+                Ok(keys) => cache.keys = Some((keys, Instant::now())),
                 Err(error) => tracing::warn!(
                     error = &error as &dyn Error,
                     "the keys of the tokens' issuer cannot be fetched"

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Segment;
 use crate::Gateway;
+use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, Mode, Task};
 use crate::etag::Conditions;
@@ -25,6 +26,7 @@ pub(super) struct Wishes {
     host: Option<String>,
     key: Option<String>,
     conditions: Conditions,
+    caller: Caller,
 }
 
 impl<S: Sync> FromRequestParts<S> for Wishes {
@@ -49,6 +51,11 @@ impl<S: Sync> FromRequestParts<S> for Wishes {
             host: sent_to.or_else(named),
             key,
             conditions,
+            caller: parts
+                .extensions
+                .get()
+                .cloned()
+                .expect("writes are let through with their caller"),
         })
     }
 }
@@ -68,7 +75,10 @@ impl Wishes {
 
     /// The terms of a create with this body.
     pub(super) fn terms_of_create(self, kind: Kind, body: &[u8]) -> Terms {
-        let repeatable = self.key.as_ref().map(|key| Repeatable::new(key, kind, body));
+        let repeatable = self
+            .key
+            .as_ref()
+            .map(|key| Repeatable::new(&self.caller, key, kind, body));
         Terms {
             repeatable,
             ..self.terms(body.len())

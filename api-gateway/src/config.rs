@@ -71,7 +71,7 @@ pub struct GatewayArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct JwtArgs {
     /// Public key of the tokens' issuer: a PEM block PUBLIC KEY, or base64 of one.
-    #[arg(long, env = "JWT_PUBLIC_KEY")]
+    #[arg(long, env = "JWT_PUBLIC_KEY", allow_hyphen_values = true)]
     pub jwt_public_key: Option<String>,
     /// Where the issuer publishes its keys (a JWK set), instead of JWT_PUBLIC_KEY.
     #[arg(long, env = "JWT_JWKS_URL")]
@@ -276,6 +276,13 @@ mod tests {
             },
             "nobody could write",
         );
+    }
+
+    #[test]
+    fn a_key_may_be_an_argument() {
+        let args = Args::try_parse_from(["api-gateway", "--jwt-public-key", "-----BEGIN PUBLIC KEY-----"]);
+        let key = args.map(|args| args.gateway.jwt.jwt_public_key);
+        assert_eq!(key.ok().flatten().as_deref(), Some("-----BEGIN PUBLIC KEY-----"));
     }
 
     #[test]

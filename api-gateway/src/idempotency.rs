@@ -193,6 +193,7 @@ mod tests {
             Caller::Secret,
             token("", ""),
             token("a", "b"),
+            token("a", "c"),
             token("ab", ""),
             token("secret\nPOST", "b"),
             token("b", "a"),

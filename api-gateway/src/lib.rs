@@ -1,6 +1,6 @@
-//! The DP-1 REST API: HTTP in, storage calls out. Owns identity, the signing key, and how requests and errors look on
-//! the wire. Knows no SQL and no leases; what a document is and what a write means is `feed`'s, how both are kept is
-//! `feed-store`'s.
+//! The DP-1 REST API: HTTP in, storage calls out. Owns who may write, identity, the signing key, and how requests and
+//! errors look on the wire. Knows no SQL and no leases; what a document is and what a write means is `feed`'s, how both
+//! are kept is `feed-store`'s.
 
 mod answer;
 mod auth;

@@ -246,6 +246,8 @@ fn heads_are_bounded() {
 fn what_stops_it_is_one_sentence() {
     check_refused(&[("API_SECRET", "")], "API_SECRET is not set");
     check_refused(&[("API_SECRET", "a,b,c")], "API_SECRET cannot be used");
+    check_refused(&[("JWT_PUBLIC_KEY", "secret")], "JWT_PUBLIC_KEY cannot be used");
+    check_refused(&[("JWT_JWKS_URL", "issuer.test")], "JWT_JWKS_URL cannot be used");
     check_refused(&[("ED25519_PRIVATE_KEY", "")], "ED25519_PRIVATE_KEY is not set");
     check_refused(
         &[("ED25519_PRIVATE_KEY", &KEY[2..])],
@@ -267,6 +269,11 @@ fn settings_are_explained_and_secrets_are_not_shown() {
         "HOST",
         "PORT",
         "API_SECRET",
+        "JWT_PUBLIC_KEY",
+        "JWT_JWKS_URL",
+        "JWT_ISSUER",
+        "JWT_AUDIENCE",
+        "JWT_REQUIRE_EXP",
         "ED25519_PRIVATE_KEY",
         "PUBLIC_URL",
         "SELF_HOSTED_DOMAINS",

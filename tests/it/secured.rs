@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::support::{FeedClient, Issuer, Launch, Mode, Process, TokenKey, playlist};
+use crate::support::{FeedClient, Issuer, Launch, Manner, Mode, Process, TokenKey, playlist};
 
 /// Longest time until a process is ready, or has ended.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -266,6 +266,19 @@ async fn tokens_of_an_issuer_behind_tls_are_read_beside_the_tls_of_storage() {
     info.expect("the token is good");
     stop(whole).await;
 
+    // From TLS nobody is led away from it.
+    let plain = Issuer::start(&[&key]).await;
+    issuer.answer(Manner::Elsewhere(plain.url()));
+    let led = certificates.trust(gateway(launch("dp1-feed", folder.path())), &issuer);
+    let (led, origin) = start(&led, "dp1-feed ready on ").await;
+    FeedClient::new(&origin, &token)
+        .post("/api/v1/playlists", &playlist("First", 1), Mode::Sync)
+        .await
+        .expect(401);
+    assert_eq!((issuer.asked(), plain.asked()), (3, 0));
+    stop(led).await;
+    issuer.publish(&[&key]);
+
     // An issuer that nobody vouches for is not believed.
     let distrusting = gateway(launch("dp1-feed", folder.path()))
         .variable("JWT_JWKS_URL", issuer.url())
@@ -275,7 +288,7 @@ async fn tokens_of_an_issuer_behind_tls_are_read_beside_the_tls_of_storage() {
         .post("/api/v1/playlists", &playlist("First", 1), Mode::Sync)
         .await
         .expect(401);
-    assert_eq!(issuer.asked(), 2);
+    assert_eq!(issuer.asked(), 3);
     stop(distrusting).await;
 }
 

@@ -88,6 +88,9 @@ impl Jwks {
         if !matches!(url.scheme(), "http" | "https") {
             bail!("it is neither an http nor an https URL");
         }
+        if url.scheme() == "http" {
+            tracing::warn!("JWT_JWKS_URL is not https: whoever can change what is on its way can make tokens");
+        }
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // Whoever else installs one at this moment installs the same.
             let _ = rustls::crypto::ring::default_provider().install_default();

@@ -74,6 +74,8 @@ pub(crate) enum Manner {
     Status(&'static str),
     /// So many redirects, and then the body.
     Redirects(usize, String),
+    /// A redirect to this URL.
+    Elsewhere(String),
     /// A body without end.
     Endless,
     /// Nothing, as long as that; then the body.
@@ -200,15 +202,12 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<
         Manner::Redirects(all, body) => {
             let done = hops.unwrap_or(0);
             if done < all {
-                let next = done + 1;
-                let answer = format!(
-                    "HTTP/1.1 302 Found\r\nlocation: /hop/{next}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                );
-                stream.write_all(answer.as_bytes()).await?;
+                redirect(&mut stream, &format!("/hop/{}", done + 1)).await?;
             } else {
                 text(&mut stream, &body).await?;
             }
         }
+        Manner::Elsewhere(url) => redirect(&mut stream, &url).await?,
         Manner::Endless => {
             stream
                 .write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
@@ -224,6 +223,11 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Mutex<
         Manner::Away => {}
     }
     stream.shutdown().await
+}
+
+async fn redirect(stream: &mut (impl AsyncWrite + Unpin), to: &str) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await
 }
 
 async fn text(stream: &mut (impl AsyncWrite + Unpin), body: &str) -> std::io::Result<()> {

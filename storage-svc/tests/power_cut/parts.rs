@@ -78,6 +78,7 @@ fn a_record_is_read_in_the_order_of_what_began() {
         r#"10 write(4<`/store/db`>, "`more`", 4) = 2"#,
         r#"10 unlink("`/store/db`")         = 0"#,
         r"10 fdatasync(7<`/store`> <unfinished ...>",
+        r"9  ???( <unfinished ...>",
         "9  +++ killed by SIGKILL +++",
     ]);
     let send = |bytes: &str| Call::Send {

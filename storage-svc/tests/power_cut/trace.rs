@@ -81,6 +81,9 @@ pub(crate) fn read(text: &str, folder: &Path) -> Result<Vec<Event>, String> {
         events.extend(event.map_err(|fault| format!("line {place}: {fault}"))?);
     }
     for (began, first_part) in unfinished.into_values() {
+        if first_part == KILLED_AT_ENTRY {
+            continue;
+        }
         // What it would have been, had it done all that was asked.
         events.extend(
             understand(began, None, first_part, "?", folder, &mut positions)
@@ -90,6 +93,9 @@ pub(crate) fn read(text: &str, folder: &Path) -> Result<Vec<Event>, String> {
     events.sort_by_key(|event| event.began);
     Ok(events)
 }
+
+/// A call that the process was killed at before strace could read which it is: the system has not begun it.
+const KILLED_AT_ENTRY: &str = "???(";
 
 fn shorten(text: &str) -> &str {
     text.get(..200).unwrap_or(text)

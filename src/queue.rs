@@ -164,7 +164,7 @@ struct Purged {
     /// Operations that were taken back.
     withdrawn: usize,
     /// Messages whose operation could not be taken back, and why.
-    kept: Vec<(u64, WithdrawError)>,
+    kept: Vec<(u64, anyhow::Error)>,
 }
 
 /// Does it and prints what came of it.
@@ -396,7 +396,7 @@ impl Queues {
             }
             Err(WithdrawError::Store(error @ FeedStoreError::Storage(_))) => bail!(error),
             Err(why) => {
-                purged.kept.push((id, why));
+                purged.kept.push((id, why.into()));
                 Ok(false)
             }
         }

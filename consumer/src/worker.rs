@@ -22,8 +22,8 @@ use crate::sweep;
 
 /// When told to stop, what is being worked on may take this long; what is left then goes back to the queue.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// Of the messages in hand, those that are worked on and those that wait for a permit: so many for each permit. Some wait
-/// when others had been delivered by a stream that broke, and are still worked on.
+/// Messages in hand, worked on or waiting for a permit, for each permit: with so many no more are taken. Some wait when
+/// others had been delivered by a stream that broke, and are still worked on.
 const IN_HAND_PER_PERMIT: usize = 2;
 /// Whoever asks whether the consumer is ready, or for its figures, waits for storage so long.
 const ASKED_TIME_MAX: Duration = Duration::from_secs(2);
@@ -204,7 +204,7 @@ impl InHand {
         }
     }
 
-    /// Whether more may be taken, as many as a stream can have out: no more come at once.
+    /// Whether more may be taken. What comes at once, a window at most, is taken whole.
     fn has_room(&self) -> bool {
         self.tasks.len() < self.consumer.settings().concurrency.get() as usize * IN_HAND_PER_PERMIT
     }

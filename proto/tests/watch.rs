@@ -305,3 +305,16 @@ async fn a_service_that_asks_for_time_is_given_it() {
     assert_eq!(updates(&mut watch, 1).await, ["began 5/5"]);
     assert!(began.elapsed() >= 2 * asked_for);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_more_time_is_given_than_a_minute_and_a_half() {
+    let details = ErrorDetails::with_retry_info(Some(Duration::from_hours(1)));
+    let shed = Status::with_error_details(Code::ResourceExhausted, "too many", details);
+    let (_, mut watch) = start(vec![
+        Answer::Refused(shed),
+        Answer::Stream(vec![head("s", "i", 5)], None),
+    ]);
+    let began = tokio::time::Instant::now();
+    assert_eq!(updates(&mut watch, 1).await, ["began 5/5"]);
+    assert!((60..=90).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}

@@ -10,7 +10,6 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use feed::id::DocumentKey;
 use feed::operation::{OperationMessage, OperationRecord, resource_path};
 use feed::time;
-use feed_store::WithdrawError;
 use proto::v1::{self, MessageState};
 use serde_json::{Map, Value, json};
 
@@ -208,7 +207,7 @@ pub(super) fn purged(queue: &str, purged: &Purged, as_json: bool) -> anyhow::Res
     if as_json {
         let kept = purged.kept.iter();
         let kept: Vec<_> = kept
-            .map(|(id, why)| json!({ "id": id, "reason": reason(why) }))
+            .map(|(id, why)| json!({ "id": id, "reason": format!("{why:#}") }))
             .collect();
         return json_out(&json!({
             "queue": queue,
@@ -222,22 +221,9 @@ pub(super) fn purged(queue: &str, purged: &Purged, as_json: bool) -> anyhow::Res
         purged.messages, purged.withdrawn
     );
     for (id, why) in &purged.kept {
-        writeln!(text, "{id} kept: {}", reason(why))?;
+        writeln!(text, "{id} kept: {why:#}")?;
     }
     out(&text)
-}
-
-fn reason(why: &WithdrawError) -> String {
-    let mut text = why.to_string();
-    let mut cause = std::error::Error::source(why);
-    while let Some(source) = cause {
-        let said = source.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = source.source();
-    }
-    text
 }
 
 /// As it is written on the command line.

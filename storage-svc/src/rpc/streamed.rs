@@ -15,7 +15,7 @@ use tonic::codegen::tokio_stream::{Stream, once};
 use tonic::{Response, Status};
 
 use super::status;
-use crate::store::{Flow, PART_BYTES, Way};
+use crate::store::{Flow, PART_BYTES};
 
 /// Small messages that are there together leave together, until there are so many bytes: a peer may take many small
 /// frames that it has no time for as an attack.
@@ -59,7 +59,7 @@ where
     T: Send + Unpin + 'static,
     M: Message + 'static,
 {
-    let way: Way = flow.way();
+    let way = flow.way();
     let mut answer = answer(Converted { flow, convert });
     answer.extensions_mut().insert(way);
     answer
